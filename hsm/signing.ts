@@ -1,0 +1,158 @@
+/**
+ * What services may ask of the HSM agent: one method per purpose, whose argument is data. There is no way to have
+ * chosen bytes signed; the agent parses and checks each request before it signs (docs/security.md, "What each key can
+ * do"). Signatures are ASN.1 DER ECDSA over the hash that fits the key's curve (P-256: SHA-256, P-384: SHA-384).
+ */
+
+export type HsmErrorCode =
+  /** Too much is in flight; retriable. */
+  | 'busy'
+  /** The token, its module or the agent cannot be reached just now; retriable. */
+  | 'unavailable'
+  /** The agent checked the request and will not sign it. */
+  | 'refused'
+  /** The key, token or log is latched until an operator acts (docs/runbook.md). */
+  | 'latched'
+  /** The agent has no key of that name. */
+  | 'unknown_key'
+
+/** A failure to sign; `retriable` ones become 503 with Retry-After at the edge. */
+export class HsmError extends Error {
+  readonly code: HsmErrorCode
+  /** Which check refused, for logs and tests: lower-case words joined by `_`, e.g. `not_before_far`, `fork_refused`. */
+  readonly reason: string
+  constructor(code: HsmErrorCode, reason: string, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'HsmError'
+    this.code = code
+    this.reason = reason
+  }
+  get retriable(): boolean {
+    return this.code === 'busy' || this.code === 'unavailable'
+  }
+}
+
+export type Curve = 'P-256' | 'P-384'
+
+/** What a key may be used for; the agent's configuration lists them per key. */
+export type Purpose = 'certificate' | 'treeHead' | 'sct' | 'set' | 'timestamp' | 'tuf' | 'caCertificate'
+
+export interface KeyDescription {
+  readonly name: string
+  readonly curve: Curve
+  /** SubjectPublicKeyInfo, DER; pinned in the agent's configuration and compared with the token's. */
+  readonly spkiDer: Uint8Array
+  /** SHA-256 of `spkiDer`, 32 bytes: log id of RFC 6962 and Rekor v1. */
+  readonly keyId: Uint8Array
+  readonly purposes: readonly Purpose[]
+}
+
+export interface CertificateRequest {
+  readonly key: string
+  /**
+   * TBSCertificate, DER: with the critical poison extension (precertificate), or with the SCT list. For the latter the
+   * agent verifies the SCT under its pinned CT key over exactly this TBS without the list, so the log has seen it.
+   */
+  readonly tbsDer: Uint8Array
+}
+
+export interface TreeHeadRequest {
+  readonly key: string
+  readonly origin: string
+  readonly size: number
+  /** 32 bytes. */
+  readonly rootHash: Uint8Array
+  readonly timestampMs: number
+  /** From the guarded head (`guardedHead`) to `size`; 32-byte hashes, RFC 6962 §2.1.2; empty if the guard is at 0 or at `size`. */
+  readonly consistencyProof: readonly Uint8Array[]
+}
+
+/** `note` for a checkpoint log: the signed note as served. `signature` for every log: DER, for CT over the RFC 6962 tree head. */
+export interface SignedTreeHead {
+  readonly note: string
+  readonly signature: Uint8Array
+}
+
+export interface GuardedHead {
+  readonly size: number
+  readonly rootHash: Uint8Array
+}
+
+export interface SctRequest {
+  readonly key: string
+  readonly timestampMs: number
+  readonly entry:
+    | { readonly type: 'precert'; readonly issuerKeyHash: Uint8Array; readonly tbsDer: Uint8Array }
+    | { readonly type: 'x509'; readonly certificateDer: Uint8Array }
+}
+
+export interface SetRequest {
+  readonly key: string
+  /** The canonical entry (the leaf's bytes, not base64). */
+  readonly body: Uint8Array
+  readonly integratedTimeSeconds: number
+  /** The virtual log index. */
+  readonly logIndex: number
+}
+
+export interface TimestampRequest {
+  readonly key: string
+  /** TSTInfo, DER: the agent compares genTime with its own clock. */
+  readonly tstInfoDer: Uint8Array
+  /** SignedAttributes as a SET OF, DER (tag 0x31): its messageDigest must be SHA-256 of `tstInfoDer`. */
+  readonly signedAttributesDer: Uint8Array
+}
+
+export type TufRole = 'root' | 'targets' | 'snapshot' | 'timestamp'
+
+export interface TufRequest {
+  readonly key: string
+  readonly role: TufRole
+  /** Canonical JSON (OLPC) of the `signed` part. */
+  readonly payload: Uint8Array
+}
+
+/** The agent as the services see it. Every method rejects with `HsmError`. */
+export interface SigningAgent {
+  key(name: string): Promise<KeyDescription>
+  certificate(request: CertificateRequest): Promise<Uint8Array>
+  treeHead(request: TreeHeadRequest): Promise<SignedTreeHead>
+  /** The last head that the agent made durable for this origin; size 0 (root: SHA-256 of nothing) before the first. */
+  guardedHead(request: { readonly key: string; readonly origin: string }): Promise<GuardedHead>
+  sct(request: SctRequest): Promise<Uint8Array>
+  set(request: SetRequest): Promise<Uint8Array>
+  timestamp(request: TimestampRequest): Promise<Uint8Array>
+  tuf(request: TufRequest): Promise<Uint8Array>
+  status(): Promise<AgentStatus>
+  close(): Promise<void>
+}
+
+export interface AgentStatus {
+  readonly ready: boolean
+  /** Why not ready, or empty. */
+  readonly reason: string
+  readonly tokens: readonly {
+    readonly name: string
+    readonly label: string
+    readonly serial: string
+    readonly model: string
+    readonly manufacturer: string
+    /** From C_GetTokenInfo, whatever module is in between. */
+    readonly software: boolean
+    readonly loggedIn: boolean
+  }[]
+  readonly keys: readonly {
+    readonly name: string
+    readonly curve: Curve
+    readonly purposes: readonly Purpose[]
+    /** Signatures released since the key was first used. */
+    readonly uses: number
+    readonly latched: string
+  }[]
+  readonly guards: readonly {
+    readonly origin: string
+    readonly size: number
+    readonly rootHashHex: string
+    readonly latched: string
+  }[]
+}

@@ -1,0 +1,5 @@
+export { PolicyError, type PolicyErrorCode } from './error.ts'
+export { parseFulcioConfig } from './fulcio-config.ts'
+export type { AllowRule, CiProvider, IdentityType, IssuerPolicy } from './issuer-policy.ts'
+export { type Principal, principalFor, type TokenClaims } from './principal.ts'
+export { requireAdmitted } from './rules.ts'

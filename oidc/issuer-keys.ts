@@ -106,7 +106,8 @@ export class IssuerKeys {
   }
 
   #triedJustNow(): boolean {
-    const interval = this.#failures === 0 ? REFETCH_INTERVAL_MS : RETRY_INTERVAL_MS * 2 ** Math.min(this.#failures - 1, 10)
+    const interval =
+      this.#failures === 0 ? REFETCH_INTERVAL_MS : RETRY_INTERVAL_MS * 2 ** Math.min(this.#failures - 1, 10)
     return this.#clock() - this.#lastAttemptMs < Math.min(interval, REFETCH_INTERVAL_MS)
   }
 

@@ -77,8 +77,8 @@ export interface ParsedCertificate extends ParsedTbsCertificate {
 export function parseCertificate(der: Uint8Array): ParsedCertificate {
   return readingAs('malformed_certificate', 'certificate', () => {
     const reader = readSequence(der)
-    const tbsDer = reader.readAny().raw
-    const algorithm = reader.readAny().raw
+    const tbsDer = reader.raw()
+    const algorithm = reader.raw()
     const signature = reader.bitOctets()
     reader.end()
     const { parsed, algorithmDer } = parseTbs(tbsDer)
@@ -98,7 +98,7 @@ function parseTbs(tbsDer: Uint8Array): { parsed: ParsedTbsCertificate; algorithm
   const reader = readSequence(tbsDer)
   const version = readVersion(reader)
   const serial = reader.integerBytes()
-  const algorithmDer = reader.readAny().raw
+  const algorithmDer = reader.raw()
   const signatureAlgorithmOid = readSequence(algorithmDer).oid()
   const issuerDer = readName(reader)
   const validity = reader.sequence()
@@ -106,7 +106,7 @@ function parseTbs(tbsDer: Uint8Array): { parsed: ParsedTbsCertificate; algorithm
   const notAfter = validity.time()
   validity.end()
   const subjectDer = readName(reader)
-  const publicKey = parseSpki(reader.readAny().raw)
+  const publicKey = parseSpki(reader.raw())
   // issuerUniqueID and subjectUniqueID: obsolete, and nothing of ours writes or trusts them.
   reader.optional(0x81)
   reader.optional(0x82)
@@ -155,7 +155,7 @@ export function withoutExtension(tbsDer: Uint8Array, oid: string): Uint8Array {
       const kept: Uint8Array[] = []
       while (list.remaining > 0) {
         const extension = list.readAny()
-        const type = new DerReader(extension.value).readAny().raw
+        const type = new DerReader(extension.value).raw()
         if (!equalBytes(type, unwanted)) kept.push(extension.raw)
       }
       if (kept.length > 0) fields.push(contextConstructed(3, sequence(...kept)))
@@ -179,7 +179,7 @@ function readVersion(reader: DerReader): 1 | 2 | 3 {
 /** A Name as it stands; its inside is only checked to be a SEQUENCE (`parseName` reads it when it is asked for). */
 function readName(reader: DerReader): Uint8Array {
   if (reader.peekTag() !== 0x30) throw malformed('name is not a sequence')
-  return reader.readAny().raw
+  return reader.raw()
 }
 
 function readExtensions(reader: DerReader, version: number): Extension[] {
@@ -225,7 +225,7 @@ function readAltNames(extension: Extension | undefined): SubjectAltName[] {
 /** OtherName ::= SEQUENCE { type-id, value [0] EXPLICIT ANY }, implicitly tagged. */
 function readOtherName(reader: DerReader): SubjectAltName {
   const oid = reader.oid()
-  const explicit = reader.inside(reader.read(0xa0))
+  const explicit = reader.enter(0xa0)
   reader.end()
   const value = readString(explicit)
   explicit.end()

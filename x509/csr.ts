@@ -18,7 +18,7 @@ export interface ParsedCsr {
 export function parseCsr(der: Uint8Array): ParsedCsr {
   return readingAs('malformed_csr', 'csr', () => {
     const reader = readSequence(der)
-    const tbsDer = reader.readAny().raw
+    const tbsDer = reader.raw()
     const algorithm = reader.sequence()
     const signatureAlgorithmOid = algorithm.oid()
     const signature = reader.bitOctets()
@@ -27,7 +27,7 @@ export function parseCsr(der: Uint8Array): ParsedCsr {
     const info = readSequence(tbsDer)
     if (info.integer() !== 0n) throw new X509Error('malformed_csr', 'csr: version is not 1')
     info.sequence()
-    const publicKey = parseSpki(info.readAny().raw)
+    const publicKey = parseSpki(info.raw())
     info.read(0xa0)
     info.end()
     const hash = SIGNATURE_ALGORITHMS[signatureAlgorithmOid]?.hash

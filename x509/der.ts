@@ -31,12 +31,33 @@ export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
   let length = 0
   for (const part of parts) length += part.length
   const joined = new Uint8Array(length)
-  let at = 0
-  for (const part of parts) {
-    joined.set(part, at)
-    at += part.length
-  }
+  copyParts(joined, 0, parts)
   return joined
+}
+
+/** `set` costs more to call than a handful of octets to copy, and most parts are a handful. */
+const CALL_SET_FROM = 32
+
+function copyParts(target: Uint8Array, start: number, parts: readonly Uint8Array[]): void {
+  let at = start
+  for (const part of parts) {
+    const length = part.length
+    if (length < CALL_SET_FROM) for (let i = 0; i < length; i++) target[at + i] = part[i] ?? 0
+    else target.set(part, at)
+    at += length
+  }
+}
+
+/** UTF-8 of a text; lone surrogates become U+FFFD. */
+export function utf8Bytes(text: string): Uint8Array {
+  const length = text.length
+  const bytes = new Uint8Array(length)
+  for (let i = 0; i < length; i++) {
+    const unit = text.charCodeAt(i)
+    if (unit > 0x7f) return encoder.encode(text)
+    bytes[i] = unit
+  }
+  return bytes
 }
 
 /** True if both hold the same bytes. Not constant in time: for public values only. */
@@ -58,11 +79,7 @@ export function tlv(tag: number, ...parts: readonly Uint8Array[]): Uint8Array {
     element[1] = 0x80 | (lengthOctets - 1)
     for (let i = lengthOctets, rest = length; i > 1; i--, rest = Math.floor(rest / 256)) element[i] = rest & 0xff
   }
-  let at = 1 + lengthOctets
-  for (const part of parts) {
-    element.set(part, at)
-    at += part.length
-  }
+  copyParts(element, 1 + lengthOctets, parts)
   return element
 }
 
@@ -128,13 +145,13 @@ export function nullValue(): Uint8Array {
 /** UTF8String; throws `malformed_der` for a lone surrogate, which UTF-8 cannot hold. */
 export function utf8String(text: string): Uint8Array {
   if (!text.isWellFormed()) throw malformed('text is not well-formed unicode')
-  return tlv(TAG.utf8String, encoder.encode(text))
+  return tlv(TAG.utf8String, utf8Bytes(text))
 }
 
 /** PrintableString; throws `malformed_der` for a character outside its set (X.680 §41.4). */
 export function printableString(text: string): Uint8Array {
   if (!/^[A-Za-z0-9 '()+,\-./:=?]*$/.test(text)) throw malformed('a character is not allowed in a PrintableString')
-  return tlv(TAG.printableString, encoder.encode(text))
+  return tlv(TAG.printableString, utf8Bytes(text))
 }
 
 /** IA5String; throws `malformed_der` for anything but ASCII. */
@@ -145,21 +162,21 @@ export function ia5String(text: string): Uint8Array {
 /** The bytes of an ASCII text; throws `malformed_der` for anything else. */
 export function ascii(text: string): Uint8Array {
   for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) throw malformed('a character is not ASCII')
-  return encoder.encode(text)
+  return utf8Bytes(text)
 }
 
 /** UTCTime `YYMMDDHHMMSSZ`, whole seconds (fractions are cut), years 1950 to 2049. */
 export function utcTime(date: Date): Uint8Array {
   const year = date.getUTCFullYear()
   if (!(year >= 1950 && year <= 2049)) throw malformed(`year ${year} does not fit UTCTime`)
-  return tlv(TAG.utcTime, encoder.encode(timeDigits(date).slice(2)))
+  return tlv(TAG.utcTime, utf8Bytes(timeDigits(date).slice(2)))
 }
 
 /** GeneralizedTime `YYYYMMDDHHMMSSZ`, whole seconds (fractions are cut), years 0 to 9999. */
 export function generalizedTime(date: Date): Uint8Array {
   const year = date.getUTCFullYear()
   if (!(year >= 0 && year <= 9999)) throw malformed(`year ${year} does not fit GeneralizedTime`)
-  return tlv(TAG.generalizedTime, encoder.encode(timeDigits(date)))
+  return tlv(TAG.generalizedTime, utf8Bytes(timeDigits(date)))
 }
 
 /** Time of RFC 5280 §4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050. */
@@ -182,6 +199,9 @@ export function contextPrimitive(n: number, bytes: Uint8Array): Uint8Array {
 export interface DerReaderOptions {
   /** Elements inside elements at most; 32 unless told: X.509 and CMS need fewer than 20, a hostile file would take the stack. */
   readonly maxDepth?: number
+  /** The part of the bytes to read; all of them unless told. Indexes within the bytes, checked by nobody else. */
+  readonly start?: number
+  readonly end?: number
 }
 
 const MAX_DEPTH = 32
@@ -193,66 +213,53 @@ const MAX_DEPTH = 32
  */
 export class DerReader {
   readonly #bytes: Uint8Array
+  readonly #end: number
   readonly #depthLeft: number
-  #at = 0
+  #at: number
+  /** Where the content of the element read last begins; it ends at `#at`. */
+  #contentAt = 0
 
   constructor(bytes: Uint8Array, options: DerReaderOptions = {}) {
     this.#bytes = bytes
+    this.#at = options.start ?? 0
+    this.#end = options.end ?? bytes.length
     this.#depthLeft = options.maxDepth ?? MAX_DEPTH
     if (this.#depthLeft < 0) throw malformed('nested too deeply')
   }
 
   /** Bytes not read yet. */
   get remaining(): number {
-    return this.#bytes.length - this.#at
+    return this.#end - this.#at
   }
 
   /** Identifier octet of the next element, or undefined at the end. */
   peekTag(): number | undefined {
-    return this.#bytes[this.#at]
+    return this.#at < this.#end ? this.#bytes[this.#at] : undefined
   }
 
   /** The next element, whatever it is: identifier octet, content, and the element as it stands. */
   readAny(): { tag: number; value: Uint8Array; raw: Uint8Array } {
     const start = this.#at
-    const tag = this.#bytes[start]
-    if (tag === undefined) throw malformed('an element is missing')
-    // 0x1f: a tag number of 31 and more in further octets, which no structure here has; 0x00: end of contents (BER).
-    if ((tag & 0x1f) === 0x1f || tag === 0) throw malformed(`identifier octet 0x${tag.toString(16)} is not allowed`)
-    let at = start + 1
-    let length = this.#bytes[at++]
-    if (length === undefined) throw malformed('length is missing')
-    if (length >= 0x80) {
-      const count = length & 0x7f
-      if (count === 0) throw malformed('indefinite length')
-      if (count > 4) throw malformed('length over 4 octets')
-      length = 0
-      for (let i = 0; i < count; i++) {
-        const octet = this.#bytes[at++]
-        if (octet === undefined) throw malformed('length is cut off')
-        length = length * 256 + octet
-      }
-      if (length < 0x80 || length < 256 ** (count - 1)) throw malformed('length is not minimal')
-    }
-    const end = at + length
-    if (end > this.#bytes.length) throw malformed('element is cut off')
-    this.#at = end
-    return { tag, value: this.#bytes.subarray(at, end), raw: this.#bytes.subarray(start, end) }
+    const tag = this.#next()
+    return { tag, value: this.#content(), raw: this.#bytes.subarray(start, this.#at) }
+  }
+
+  /** The next element as it stands, whatever it is. */
+  raw(): Uint8Array {
+    const start = this.#at
+    this.#next()
+    return this.#bytes.subarray(start, this.#at)
   }
 
   /** Content of the next element, which must have this identifier octet. */
   read(tag: number): Uint8Array {
-    const found = this.peekTag()
-    if (found !== tag) {
-      const what = found === undefined ? 'nothing' : `0x${found.toString(16)}`
-      throw malformed(`expected identifier octet 0x${tag.toString(16)}, found ${what}`)
-    }
-    return this.readAny().value
+    this.#expect(tag)
+    return this.#content()
   }
 
   /** Content of the next element if it has this identifier octet; otherwise nothing is read. */
   optional(tag: number): Uint8Array | undefined {
-    return this.peekTag() === tag ? this.readAny().value : undefined
+    return this.peekTag() === tag ? this.read(tag) : undefined
   }
 
   /** A reader one level deeper, for content that was read with `read` or `optional`. */
@@ -260,21 +267,65 @@ export class DerReader {
     return new DerReader(content, { maxDepth: this.#depthLeft - 1 })
   }
 
+  /** A reader of the content of the next element, which must have this identifier octet. */
+  enter(tag: number): DerReader {
+    this.#expect(tag)
+    return new DerReader(this.#bytes, { start: this.#contentAt, end: this.#at, maxDepth: this.#depthLeft - 1 })
+  }
+
   sequence(): DerReader {
-    return this.inside(this.read(TAG.sequence))
+    return this.enter(TAG.sequence)
   }
 
   /** A SET OF; its elements must be in DER order (X.690 §11.6). */
   set(): DerReader {
-    const content = this.read(TAG.set)
-    const check = this.inside(content)
+    const elements = this.enter(TAG.set)
+    const check = new DerReader(this.#bytes, { start: elements.#at, end: elements.#end })
     let previous: Uint8Array | undefined
     while (check.remaining > 0) {
-      const { raw } = check.readAny()
-      if (previous !== undefined && compareBytes(previous, raw) > 0) throw malformed('set is not sorted')
-      previous = raw
+      const element = check.raw()
+      if (previous !== undefined && compareBytes(previous, element) > 0) throw malformed('set is not sorted')
+      previous = element
     }
-    return this.inside(content)
+    return elements
+  }
+
+  #expect(tag: number): void {
+    const found = this.peekTag()
+    if (found !== tag) {
+      const what = found === undefined ? 'nothing' : `0x${found.toString(16)}`
+      throw malformed(`expected identifier octet 0x${tag.toString(16)}, found ${what}`)
+    }
+    this.#next()
+  }
+
+  #content(): Uint8Array {
+    return this.#bytes.subarray(this.#contentAt, this.#at)
+  }
+
+  /** Steps over the next element and returns its identifier octet. */
+  #next(): number {
+    const bytes = this.#bytes
+    let at = this.#at
+    // Two octets at least, and every index below is checked against the end before it is used.
+    if (this.#end - at < 2) throw malformed('an element is missing or cut off')
+    const tag = bytes[at++] ?? 0
+    // 0x1f: a tag number of 31 and more in further octets, which no structure here has; 0x00: end of contents (BER).
+    if ((tag & 0x1f) === 0x1f || tag === 0) throw malformed(`identifier octet 0x${tag.toString(16)} is not allowed`)
+    let length = bytes[at++] ?? 0
+    if (length >= 0x80) {
+      const count = length & 0x7f
+      if (count === 0) throw malformed('indefinite length')
+      if (count > 4) throw malformed('length over 4 octets')
+      if (this.#end - at < count) throw malformed('length is cut off')
+      length = 0
+      for (let i = 0; i < count; i++) length = length * 256 + (bytes[at++] ?? 0)
+      if (length < 0x80 || length < 256 ** (count - 1)) throw malformed('length is not minimal')
+    }
+    if (length > this.#end - at) throw malformed('element is cut off')
+    this.#contentAt = at
+    this.#at = at + length
+    return tag
   }
 
   integer(): bigint {
@@ -365,8 +416,23 @@ export function readSequence(der: Uint8Array): DerReader {
   return inner
 }
 
+/** Identifiers seen before, by their octets: certificates repeat the same thirty. Full, it stays as it is. */
+const knownOids = new Map<string, string>()
+const MAX_KNOWN_OIDS = 256
+
 /** Dotted decimals of an OBJECT IDENTIFIER's content octets; throws `malformed_der`. */
 export function decodeOid(content: Uint8Array): string {
+  if (content.length > 16) return computeOid(content)
+  let key = ''
+  for (const octet of content) key += String.fromCharCode(octet)
+  const known = knownOids.get(key)
+  if (known !== undefined) return known
+  const dotted = computeOid(content)
+  if (knownOids.size < MAX_KNOWN_OIDS) knownOids.set(key, dotted)
+  return dotted
+}
+
+function computeOid(content: Uint8Array): string {
   // 128 octets hold every identifier in use; the bound keeps a hostile one from becoming a huge number.
   if (content.length === 0 || content.length > 128 || (content.at(-1) ?? 0) >= 0x80)
     throw malformed('object identifier is cut off')
@@ -418,15 +484,29 @@ function timeDigits(date: Date): string {
 }
 
 function parseTime(content: Uint8Array, yearDigits: 2 | 4): Date {
-  const text = String.fromCharCode(...content.subarray(0, 16))
-  if (content.length !== yearDigits + 11 || !/^\d+Z$/.test(text)) throw malformed('time is not in the form of RFC 5280')
-  const short = Number(text.slice(0, yearDigits))
+  if (content.length !== yearDigits + 11 || content.at(-1) !== 0x5a)
+    throw malformed('time is not in the form of RFC 5280')
+  const number = (at: number, digits: number): number => {
+    let value = 0
+    for (let i = at; i < at + digits; i++) {
+      const digit = (content[i] ?? 0) - 0x30
+      if (digit < 0 || digit > 9) throw malformed('time has a character that is not a digit')
+      value = value * 10 + digit
+    }
+    return value
+  }
+  const short = number(0, yearDigits)
   const year = yearDigits === 4 ? short : short + (short >= 50 ? 1900 : 2000)
-  const rest = text.slice(yearDigits)
-  const two = (at: number): string => rest.slice(at, at + 2)
-  const written = `${String(year).padStart(4, '0')}-${two(0)}-${two(2)}T${two(4)}:${two(6)}:${two(8)}.000Z`
-  const date = new Date(written)
-  // A day that does not exist (31 February) rolls over in Date: compare what came out.
-  if (Number.isNaN(date.getTime()) || date.toISOString() !== written) throw malformed('time does not exist')
+  const [month, day, hour, minute, second] = [0, 2, 4, 6, 8].map((at) => number(yearDigits + at, 2)) as TimeFields
+  const date = new Date(0)
+  date.setUTCFullYear(year, month - 1, day)
+  date.setUTCHours(hour, minute, second)
+  // A day that does not exist (31 February) rolls over: compare what came out.
+  const exists =
+    date.getUTCMonth() === month - 1 && date.getUTCDate() === day && hour < 24 && minute < 60 && second < 60
+  if (!exists) throw malformed('time does not exist')
   return date
 }
+
+/** Of `map` over five places. */
+type TimeFields = [month: number, day: number, hour: number, minute: number, second: number]

@@ -1,5 +1,5 @@
 /** The extensions 1.3.6.1.4.1.57264.1.x in which Fulcio records where a token came from. */
-import { DerReader, concatBytes, objectIdentifier, octetString, sequence, utf8String } from './der.ts'
+import { DerReader, concatBytes, objectIdentifier, octetString, sequence, utf8Bytes, utf8String } from './der.ts'
 import { X509Error } from './errors.ts'
 import { decodeUtf8 } from './names.ts'
 import { OID } from './oids.ts'
@@ -69,8 +69,6 @@ const SLOTS: readonly Slot[] = (
   ] as const
 ).map(([arc, field]) => ({ arc, field, raw: arc <= 6, oidDer: objectIdentifier(`${OID.fulcio}.${arc}`) }))
 
-const utf8 = new TextEncoder()
-
 /** Extensions in DER, one after the other, in the order that Fulcio emits; throws `profile` for an empty issuer. */
 export function encodeFulcioExtensions(values: FulcioExtensions): Uint8Array {
   if (values.issuer === '') throw new X509Error('profile', 'issuer extension is empty')
@@ -79,7 +77,7 @@ export function encodeFulcioExtensions(values: FulcioExtensions): Uint8Array {
     const value = values[field]
     if (value === undefined || value === '') continue
     if (!value.isWellFormed()) throw new X509Error('profile', `extension ${field} is not well-formed unicode`)
-    parts.push(sequence(oidDer, octetString(raw ? utf8.encode(value) : utf8String(value))))
+    parts.push(sequence(oidDer, octetString(raw ? utf8Bytes(value) : utf8String(value))))
   }
   return concatBytes(...parts)
 }

@@ -1,0 +1,7 @@
+export type { Endpoint, EndpointAnswer, EndpointRequest, Section } from './endpoint.ts'
+export { BodyBudget } from './body.ts'
+export { DEFAULT_LIMITS, listen, ListenError } from './listener.ts'
+export type { ListenErrorCode, Listener, ListenLimits, ListenOptions, MountedSection } from './listener.ts'
+export { collectProcessMetrics, metricsSection } from './metrics.ts'
+export type { Readiness, ServiceReadiness } from './metrics.ts'
+export { plainFaults } from './faults.ts'

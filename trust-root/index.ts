@@ -1,0 +1,42 @@
+export { type CanonicalValue, canonicalJson } from './canonical-json.ts'
+export { type ClientTrustConfigJson, renderClientTrustConfig } from './client-trust-config.ts'
+export { TrustRootError, type TrustRootErrorCode } from './errors.ts'
+export { trustRootSection } from './http.ts'
+export {
+  BACKDATE_SECONDS,
+  formatInventory,
+  initialInventory,
+  type InstallationParts,
+  type Inventory,
+  parseInventory,
+  readInventory,
+  type TrustItem,
+  type TrustItemKind,
+  type TrustItemState,
+  writeInventory,
+} from './items.ts'
+export { type LegacyTarget, renderLegacyTargets } from './legacy-targets.ts'
+export { type Finding, LintError, lintRelease } from './linter.ts'
+export {
+  DEFAULT_TUF_KEYS,
+  DEFAULT_TUF_POLICY,
+  publish,
+  type PublishedVersions,
+  type PublishOptions,
+  type PublishStep,
+  type TufKeyNames,
+  type TufPolicy,
+  type WithRootAgent,
+} from './publish.ts'
+export {
+  type Release,
+  renderRelease,
+  SIGNING_CONFIG_REKOR_V2_TARGET,
+  SIGNING_CONFIG_TARGET,
+  TRUSTED_ROOT_TARGET,
+} from './release.ts'
+export { servedFolder } from './repository.ts'
+export { resignDue, type RoleStatus, type TrustRootStatus, trustRootStatus } from './resign.ts'
+export { renderSigningConfig, type SigningConfigJson } from './signing-config.ts'
+export { initTrustRoot, openTrustRoot, type TrustRoot, type TrustRootOptions } from './trust-root.ts'
+export { hostOfOrigin, renderTrustedRoot, type TrustedRootJson } from './trusted-root.ts'

@@ -1,0 +1,98 @@
+import { Gauge, Counter } from 'prom-client'
+import type { TufRole } from '#hsm'
+import { TrustRootError } from './errors.ts'
+import {
+  DEFAULT_TUF_POLICY,
+  isDue,
+  publishAgain,
+  type PublishedVersions,
+  type PublishOptions,
+  refreshOnlineRoles,
+  type TufPolicy,
+} from './publish.ts'
+import { readRepository } from './repository.ts'
+
+/** One role as an operator sees it. */
+export interface RoleStatus {
+  readonly role: TufRole
+  readonly version: number
+  readonly expires: Date
+  /** Negative once expired. */
+  readonly secondsLeft: number
+  /**
+   * `fresh`; `due`: will be signed again by itself; `alarm`: due and nobody here can sign it, a ceremony is needed;
+   * `expired`: clients refuse the mirror now.
+   */
+  readonly state: 'fresh' | 'due' | 'alarm' | 'expired'
+}
+
+/** The roles, worst news first seen in `state`. */
+export interface TrustRootStatus {
+  readonly published: boolean
+  readonly state: RoleStatus['state']
+  readonly roles: readonly RoleStatus[]
+}
+
+/** Unix time at which a role ends: the number to alert on. */
+const expiryGauge = new Gauge({
+  name: 'chancery_tuf_expiry_timestamp_seconds',
+  help: 'When the published metadata of a TUF role expires, in Unix seconds',
+  labelNames: ['role'],
+})
+const alarmGauge = new Gauge({
+  name: 'chancery_tuf_alarm',
+  help: '1 if a TUF role nears its end (or has ended) and only an operator can sign it',
+  labelNames: ['role'],
+})
+const resignedCounter = new Counter({
+  name: 'chancery_tuf_resigned_total',
+  help: 'How often metadata was signed again to keep it fresh',
+  labelNames: ['outcome'],
+})
+
+/** Versions and ends of what is published, with what follows from them. Sets the metrics. */
+export async function trustRootStatus(
+  folder: string,
+  options: { readonly now: Date; readonly canSignRoot: boolean; readonly policy?: TufPolicy | undefined },
+): Promise<TrustRootStatus> {
+  const state = await readRepository(folder)
+  if (!state) return { published: false, state: 'expired', roles: [] }
+  const { now, canSignRoot, policy = DEFAULT_TUF_POLICY } = options
+  const roles = (['root', 'targets', 'snapshot', 'timestamp'] as const).map((role): RoleStatus => {
+    const { version, expires } = state[role].signed
+    const canSign = canSignRoot || role === 'snapshot' || role === 'timestamp'
+    const secondsLeft = Math.floor((Date.parse(expires) - now.getTime()) / 1000)
+    const dueState = canSign ? 'due' : 'alarm'
+    const freshness = isDue(expires, policy[role].renewSeconds, now) ? dueState : 'fresh'
+    return { role, version, expires: new Date(expires), secondsLeft, state: secondsLeft <= 0 ? 'expired' : freshness }
+  })
+  for (const { role, expires, state } of roles) {
+    expiryGauge.set({ role }, expires.getTime() / 1000)
+    alarmGauge.set({ role }, state === 'alarm' || state === 'expired' ? 1 : 0)
+  }
+  const worst = (['expired', 'alarm', 'due'] as const).find((state) => roles.some((role) => role.state === state))
+  return { published: true, state: worst ?? 'fresh', roles }
+}
+
+/**
+ * Signs again what is due: timestamp and snapshot with the online key; root and targets only if `withRootAgent` is
+ * given (development). Returns the new versions, or undefined if everything is fresh. The status keeps the alarm for
+ * what it could not sign. Rejects as `publish` does; the next call tries again.
+ */
+export async function resignDue(options: PublishOptions): Promise<PublishedVersions | undefined> {
+  const { folder, now, policy = DEFAULT_TUF_POLICY, withRootAgent } = options
+  const state = await readRepository(folder)
+  if (!state) throw new TrustRootError('missing', 'nothing is published yet; run: chancery init')
+  const due = (role: TufRole) => isDue(state[role].signed.expires, policy[role].renewSeconds, now)
+  try {
+    let versions: PublishedVersions | undefined
+    if (withRootAgent && (due('root') || due('targets'))) versions = await publishAgain(options)
+    else if (due('snapshot')) versions = await refreshOnlineRoles(options, true)
+    else if (due('timestamp')) versions = await refreshOnlineRoles(options, false)
+    if (versions) resignedCounter.inc({ outcome: 'signed' })
+    return versions
+  } catch (error) {
+    resignedCounter.inc({ outcome: 'failed' })
+    throw error
+  }
+}

@@ -1,0 +1,140 @@
+import { mkdir } from 'node:fs/promises'
+import type { Logger } from 'pino'
+import type { SigningAgent } from '#hsm'
+import { TrustRootError } from './errors.ts'
+import { type Inventory, readInventory, writeInventory } from './items.ts'
+import { lintRelease, refuseFindings } from './linter.ts'
+import {
+  publish,
+  type PublishedVersions,
+  publishedInventory,
+  type PublishOptions,
+  type PublishStep,
+  type TufKeyNames,
+  type TufPolicy,
+  type WithRootAgent,
+} from './publish.ts'
+import { renderRelease } from './release.ts'
+import { readRepository } from './repository.ts'
+import { resignDue, type TrustRootStatus, trustRootStatus } from './resign.ts'
+
+/** Where the trust root lies and who signs for it. */
+export interface TrustRootOptions {
+  /** `<data>/trust-root`. One process at a time owns it. */
+  readonly folder: string
+  /** Holds the online key. */
+  readonly agent: SigningAgent
+  /** Given in development and in ceremonies; without it root and targets raise an alarm when they near their end. */
+  readonly withRootAgent?: WithRootAgent | undefined
+  readonly keys?: TufKeyNames | undefined
+  readonly policy?: TufPolicy | undefined
+  readonly now?: (() => Date) | undefined
+  readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'> | undefined
+  readonly onStep?: ((step: PublishStep) => void) | undefined
+}
+
+/** The publisher of one installation. Its calls run one after the other. */
+export interface TrustRoot {
+  /** Publishes items.json as it is now. */
+  publish(): Promise<PublishedVersions>
+  /** Replaces items.json and publishes it; if the linter refuses, items.json stays as it was. */
+  update(change: (inventory: Inventory) => Inventory): Promise<PublishedVersions>
+  /** Signs again what is due; undefined if nothing was. */
+  resign(): Promise<PublishedVersions | undefined>
+  status(): Promise<TrustRootStatus>
+  /** Keeps the metadata fresh until `close`: at once, then every `intervalSeconds` (default an hour). */
+  start(intervalSeconds?: number): void
+  /** Stops the clock and waits for what is under way. */
+  close(): Promise<void>
+}
+
+/** Opens the publisher of a trust root that `initTrustRoot` made; throws `missing` or `damaged_repository`. */
+export async function openTrustRoot(options: TrustRootOptions): Promise<TrustRoot> {
+  const { folder } = options
+  if (!(await readRepository(folder))) {
+    throw new TrustRootError('missing', `no repository in ${folder}; make one with: chancery init`)
+  }
+  return publisher(options)
+}
+
+/**
+ * Makes items.json and publishes the first version. After a crash in the middle it may be called again with the same
+ * keys and continues. Throws `exists` if something was published already: a repository that starts again at version 1
+ * is a rollback attack to every client that knew the old one.
+ */
+export async function initTrustRoot(options: TrustRootOptions, inventory: Inventory): Promise<TrustRoot> {
+  const { folder, now = () => new Date() } = options
+  if (await readRepository(folder)) throw new TrustRootError('exists', `${folder} holds a published repository`)
+  refuseFindings(lintRelease(renderRelease(inventory), { now: now() }))
+  await mkdir(folder, { recursive: true, mode: 0o755 })
+  await writeInventory(folder, inventory)
+  const trustRoot = publisher(options)
+  await trustRoot.publish()
+  return trustRoot
+}
+
+/** Often enough that one failed run of many does not matter for a timestamp of three days. */
+const RESIGN_INTERVAL_SECONDS = 3600
+
+function publisher(options: TrustRootOptions): TrustRoot {
+  const { folder, logger, now = () => new Date() } = options
+  const inTurn = oneAtATime()
+  const current = (): PublishOptions => ({ ...options, now: now() })
+  let timer: NodeJS.Timeout | undefined
+
+  const status = () =>
+    trustRootStatus(folder, {
+      now: now(),
+      canSignRoot: options.withRootAgent !== undefined,
+      policy: options.policy,
+    })
+  const resign = () => inTurn(() => resignDue(current()))
+  const keepFresh = async () => {
+    try {
+      const versions = await resign()
+      if (versions) logger?.info({ ...versions }, 'TUF metadata signed again')
+      for (const role of (await status()).roles) {
+        if (role.state === 'alarm' || role.state === 'expired') {
+          logger?.error({ role: role.role, expires: role.expires }, 'TUF role needs a ceremony: chancery trust publish')
+        }
+      }
+    } catch (error) {
+      logger?.error({ err: error }, 'TUF metadata could not be signed again; trying again at the next interval')
+    }
+  }
+  return {
+    publish: () => inTurn(() => publish(current())),
+    update: (change) =>
+      inTurn(async () => {
+        const inventory = change(await readInventory(folder))
+        const before = await publishedInventory(folder)
+        const previous = before ? { previous: renderRelease(before) } : {}
+        refuseFindings(lintRelease(renderRelease(inventory), { now: now(), ...previous }))
+        await writeInventory(folder, inventory)
+        return publish(current())
+      }),
+    resign,
+    status,
+    start(intervalSeconds = RESIGN_INTERVAL_SECONDS) {
+      if (timer) return
+      timer = setInterval(() => void keepFresh(), intervalSeconds * 1000)
+      // The listeners keep the process alive; this must not.
+      timer.unref()
+      void keepFresh()
+    },
+    async close() {
+      clearInterval(timer)
+      await inTurn(() => Promise.resolve())
+    },
+  }
+}
+
+/** A failed task does not stop the ones behind it. */
+function oneAtATime(): <T>(task: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve()
+  return (task) => {
+    const result = last.then(task, task)
+    last = result.catch(() => {})
+    return result
+  }
+}

@@ -235,7 +235,8 @@ function readOtherName(reader: DerReader): SubjectAltName {
 function readBasicConstraints(extension: Extension | undefined): { ca: boolean; pathLength?: number } | undefined {
   if (extension === undefined) return undefined
   const reader = readSequence(extension.value)
-  const ca = reader.peekTag() === 0x01 && reader.boolean()
+  const ca = reader.peekTag() === 0x01
+  if (ca && !reader.boolean()) throw malformed('default value of a CA flag is written out')
   if (!ca && reader.remaining !== 0) throw malformed('basic constraints of a certificate that is no CA are not empty')
   const pathLength = reader.remaining > 0 ? reader.smallInteger() : undefined
   reader.end()

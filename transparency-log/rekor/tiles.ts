@@ -1,0 +1,55 @@
+/** The read side of C2SP tlog-tiles: checkpoint, hash tiles and entry bundles under a prefix. */
+import type { Endpoint, EndpointAnswer } from '#http'
+import { parseTilePath, TlogError, type TilePath } from '#tlog'
+import type { Log } from '../log.ts'
+
+/** Tiles never change; a week is what Tessera's own storages say. */
+const IMMUTABLE = 'max-age=604800,immutable'
+
+/** `<prefix>/checkpoint` and `<prefix>/tile/…`; a prefix has no trailing slash and may be empty. */
+export function tileEndpoints(log: Pick<Log, 'head' | 'tile' | 'entryBundle'>, prefix: string): Endpoint[] {
+  return [
+    { method: 'GET', path: `${prefix}/checkpoint`, limitBytes: 0, answer: () => checkpoint(log) },
+    {
+      method: 'GET',
+      path: `${prefix}/tile/*tile`,
+      limitBytes: 0,
+      answer: ({ params }) => tile(log, `tile/${params['tile'] ?? ''}`),
+    },
+  ]
+}
+
+function checkpoint(log: Pick<Log, 'head'>): EndpointAnswer {
+  return {
+    status: 200,
+    headers: { 'content-type': 'text/plain; charset=utf-8', 'cache-control': 'no-cache' },
+    body: log.head().note,
+  }
+}
+
+/** Missing tiles are 404, whatever is missing about them: readers fall back from a partial tile to the full one only then. */
+async function tile(log: Pick<Log, 'tile' | 'entryBundle'>, path: string): Promise<EndpointAnswer> {
+  const named = readPath(path)
+  if (named === undefined) return notFound
+  const body =
+    named.kind === 'entries'
+      ? await log.entryBundle(named.n, named.width)
+      : await log.tile(named.level, named.n, named.width)
+  if (body === undefined) return notFound
+  return { status: 200, headers: { 'content-type': 'application/octet-stream', 'cache-control': IMMUTABLE }, body }
+}
+
+const notFound: EndpointAnswer = {
+  status: 404,
+  headers: { 'content-type': 'text/plain; charset=utf-8', 'cache-control': 'no-cache' },
+  body: 'not found\n',
+}
+
+function readPath(path: string): TilePath | undefined {
+  try {
+    return parseTilePath(path)
+  } catch (error) {
+    if (error instanceof TlogError) return undefined
+    throw error
+  }
+}

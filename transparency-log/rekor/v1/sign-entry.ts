@@ -1,0 +1,17 @@
+import type { SigningAgent } from '#hsm'
+import type { SignEntry } from '../../log.ts'
+import { integratedTimeSeconds } from './log-entry.ts'
+
+/**
+ * The entry signature of a Rekor v1 log: the signed entry timestamp (SET), over RFC 8785 JSON of body, integratedTime,
+ * logID and logIndex, which the agent writes itself. `key` is the agent's name of the log's key.
+ */
+export function rekorV1SignEntry(agent: Pick<SigningAgent, 'set'>, key: string): SignEntry {
+  return (content, index, timestampMs) =>
+    agent.set({
+      key,
+      body: content.leaf,
+      integratedTimeSeconds: integratedTimeSeconds(timestampMs),
+      logIndex: index,
+    })
+}

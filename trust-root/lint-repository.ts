@@ -96,7 +96,7 @@ export const repositoryRules = {
 
   /** Old snapshots and targets are fetched by version; python-tuf and go-tuf need consistent snapshots for that. */
   *'tuf-consistent-snapshot'({ publication: { root } }) {
-    if (root.signed.consistent_snapshot !== true) yield 'consistent_snapshot is off'
+    if (!root.signed.consistent_snapshot) yield 'consistent_snapshot is off'
     for (const [role, { keyids, threshold }] of Object.entries(root.signed.roles)) {
       if (threshold < 1 || new Set(keyids).size < threshold)
         yield `${role}: threshold ${threshold} of ${keyids.length} keys`

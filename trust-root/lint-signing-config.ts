@@ -9,7 +9,8 @@ export const signingConfigRules = {
   /** Every client refuses another media type. */
   *'signing-config-media-type'({ signingConfigs }) {
     for (const { name, config } of signingConfigs) {
-      if (config.mediaType !== SIGNING_CONFIG_MEDIA_TYPE) yield `${name}: ${config.mediaType}`
+      const mediaType: string = config.mediaType
+      if (mediaType !== SIGNING_CONFIG_MEDIA_TYPE) yield `${name}: ${mediaType}`
     }
   },
 

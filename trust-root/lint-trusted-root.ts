@@ -14,7 +14,8 @@ import {
 export const trustedRootRules = {
   /** sigstore-go and sigstore-python refuse every other media type. */
   *'trusted-root-media-type'({ trustedRoot }) {
-    if (trustedRoot.mediaType !== TRUSTED_ROOT_MEDIA_TYPE) yield `mediaType is ${trustedRoot.mediaType}`
+    const mediaType: string = trustedRoot.mediaType
+    if (mediaType !== TRUSTED_ROOT_MEDIA_TYPE) yield `mediaType is ${mediaType}`
   },
 
   /** Go's protojson and sigstore-python fail on unknown fields; cosign ≤ 2.5.0 does not know `operator`. */
@@ -46,14 +47,16 @@ export const trustedRootRules = {
   /** sigstore-go refuses a log without hash algorithm. */
   *'log-hash-algorithm'({ trustedRoot }) {
     for (const [where, log] of logs(trustedRoot)) {
-      if (log.hashAlgorithm !== 'SHA2_256') yield `${where}: ${log.hashAlgorithm}`
+      const hashAlgorithm: string = log.hashAlgorithm
+      if (hashAlgorithm !== 'SHA2_256') yield `${where}: ${hashAlgorithm}`
     }
   },
 
   /** ECDSA P-256 in DER is the one log key that all verify: sigstore-js no RSA or P-384, policy-controller only ECDSA. */
   *'log-key-p256'({ trustedRoot }) {
     for (const [where, log] of logs(trustedRoot)) {
-      if (log.publicKey.keyDetails !== 'PKIX_ECDSA_P256_SHA_256') yield `${where}: ${log.publicKey.keyDetails}`
+      const keyDetails: string = log.publicKey.keyDetails
+      if (keyDetails !== 'PKIX_ECDSA_P256_SHA_256') yield `${where}: ${keyDetails}`
       const der = fromBase64(log.publicKey.rawBytes)
       if (der[0] !== 0x30) yield `${where}: rawBytes is not DER`
       else {

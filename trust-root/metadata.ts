@@ -159,8 +159,8 @@ export function parseMetadata<S extends AnySigned>(role: S['_type'], text: strin
 
 function foreign(role: TufRole, metadata: unknown): Metadata<never> {
   // One overload a role: the union of kinds is legal at run time but fits no single overload.
-  const parse = Metadata.fromJSON as (kind: MetadataKind, json: unknown) => Metadata<never>
-  return parse(kinds[role], jsonOf(metadata))
+  const models = Metadata as unknown as { fromJSON(kind: MetadataKind, json: TufJson): Metadata<never> }
+  return models.fromJSON(kinds[role], jsonOf(metadata))
 }
 
 type TufJson = Parameters<typeof Metadata.fromJSON>[1]

@@ -30,7 +30,6 @@ const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
 
 /** [first, root], DER, made by @peculiar/x509. */
 export async function chain(profile: ChainProfile): Promise<Uint8Array[]> {
-  x509.cryptoProvider.set(webcrypto as Parameters<typeof x509.cryptoProvider.set>[0])
   const make = () => webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
   const [rootKeys, firstKeys] = [await make(), await make()]
   const { organization = 'Example', criticalUsage = true } = profile

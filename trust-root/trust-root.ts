@@ -95,7 +95,10 @@ function publisher(options: TrustRootOptions): TrustRoot {
       if (versions) logger?.info({ ...versions }, 'TUF metadata signed again')
       for (const role of (await status()).roles) {
         if (role.state === 'alarm' || role.state === 'expired') {
-          logger?.error({ role: role.role, expires: role.expires }, 'TUF role needs a ceremony: chancery trust publish')
+          logger?.error(
+            { role: role.role, expires: role.expires },
+            'TUF role nears its end and its key is not open here: publish with the root token',
+          )
         }
       }
     } catch (error) {

@@ -1,0 +1,57 @@
+/** `chancery serve`: runs everything that the configuration names, until it is told to stop. */
+
+import { join, resolve } from 'node:path'
+import type { Command } from 'commander'
+
+export function register(program: Command): void {
+  program
+    .command('serve')
+    .summary('run the services of a configuration')
+    .option('--data <dir>', 'data folder', 'data')
+    .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
+    .option('--check', 'open and check everything, listen on nothing, and leave')
+    .option('--log-level <level>', 'debug, info, warn or error', 'info')
+    .addHelpText(
+      'after',
+      '\nSIGTERM and SIGINT finish what was accepted and stop. A ready server has written run/endpoints.json.\n\nExamples:\n  chancery serve --data ./data\n  chancery serve --config /etc/chancery/chancery.yaml --check\n',
+    )
+    .action(async (options: { data: string; config?: string; check?: boolean; logLevel: string }) => {
+      const [{ loadConfig, serve }, { pino }] = await Promise.all([import('#server'), import('pino')])
+      const logger = pino({
+        level: options.logLevel,
+        base: null,
+        timestamp: pino.stdTimeFunctions.isoTime,
+        messageKey: 'msg',
+      })
+      const loaded = loadConfig(resolve(options.config ?? join(options.data, 'chancery.yaml')))
+      const server = await serve(loaded, {
+        logger,
+        checkOnly: options.check === true,
+        startDevelopmentIssuer: async (at) => {
+          const { startDevelopmentIssuer } = await import('./development-issuer.ts')
+          return await startDevelopmentIssuer({ dataDir: at.dataDir, listen: at.listen, issuerUrl: at.url })
+        },
+      })
+      if (options.check === true) {
+        await server.close()
+        process.stdout.write(`${loaded.file} is sound: keys, certificates, logs and trust root fit together\n`)
+        return
+      }
+      await new Promise<void>((stopped) => {
+        const stop = (signal: NodeJS.Signals) => {
+          logger.info({ signal }, 'stopping; what was accepted is finished first')
+          server.close().then(
+            () => stopped(),
+            (error: unknown) => {
+              logger.error({ err: error }, 'could not stop cleanly')
+              process.exitCode = 1
+              stopped()
+            },
+          )
+        }
+        process.once('SIGTERM', stop)
+        process.once('SIGINT', stop)
+      })
+      logger.info('stopped')
+    })
+}

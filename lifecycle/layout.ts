@@ -1,0 +1,114 @@
+/** The configuration files of a fresh one-machine installation, as text: pure functions of the choices made. */
+
+import { stringify } from 'yaml'
+import type { Ports } from './ports.ts'
+
+/** What `chancery init` was asked for. */
+export interface InstallationChoices {
+  readonly profile: 'development'
+  /** Names the logs: `rekor-v1.<domain>`, `rekor-v2.<domain>`, `ct.<domain>`. */
+  readonly domain: string
+  /** The address every listener binds. */
+  readonly host: string
+  readonly ports: Ports
+  /** Positive int64, decimal: the Rekor v1 tree. */
+  readonly treeId: string
+}
+
+/** Origins, as signed into checkpoints and as clients of the trust root know them. */
+export function origins({ domain, treeId }: Pick<InstallationChoices, 'domain' | 'treeId'>) {
+  return { rekorV1: `rekor-v1.${domain} - ${treeId}`, rekorV2: `rekor-v2.${domain}`, ct: `ct.${domain}` }
+}
+
+/** What clients dial. */
+export function urls({ host, ports }: Pick<InstallationChoices, 'host' | 'ports'>) {
+  const at = (port: number) => `http://${host}:${port}`
+  return {
+    ca: at(ports.ca),
+    oidc: at(ports.oidc),
+    rekorV1: at(ports.rekorV1),
+    rekorV2: at(ports.rekorV2),
+    timestamp: at(ports.timestamp),
+    ct: at(ports.ct),
+    tuf: at(ports.tuf),
+    metrics: at(ports.metrics),
+  }
+}
+
+/** `chancery.yaml`, written once. */
+export function chanceryYaml(choices: InstallationChoices): string {
+  const { host, ports, treeId } = choices
+  const origin = origins(choices)
+  const url = urls(choices)
+  const listen = (port: number) => `${host}:${port}`
+  const document = {
+    profile: choices.profile,
+    domain: choices.domain,
+    agent: { spawn: 'agent/online.yaml' },
+    admin: { socket: 'run/admin.sock' },
+    metrics: { listen: listen(ports.metrics) },
+    ca: {
+      listen: listen(ports.ca),
+      url: url.ca,
+      key: 'issuing-ca',
+      chain: 'ca/chain.pem',
+      ctLog: 'ct',
+      issuers: 'ca/issuers.yaml',
+    },
+    logs: [
+      {
+        name: 'ct',
+        kind: 'ct',
+        listen: listen(ports.ct),
+        url: url.ct,
+        origin: origin.ct,
+        key: 'ct',
+        database: 'logs/ct.db',
+        roots: 'ca/root.pem',
+      },
+      {
+        name: 'rekor-v1',
+        kind: 'rekor-v1',
+        listen: listen(ports.rekorV1),
+        url: url.rekorV1,
+        origin: origin.rekorV1,
+        treeId,
+        key: 'rekor-v1',
+        database: 'logs/rekor-v1.db',
+      },
+      {
+        name: 'rekor-v2',
+        kind: 'rekor-v2',
+        listen: listen(ports.rekorV2),
+        url: url.rekorV2,
+        origin: origin.rekorV2,
+        key: 'rekor-v2',
+        database: 'logs/rekor-v2.db',
+        strict: false,
+      },
+    ],
+    timestamp: { listen: listen(ports.timestamp), url: url.timestamp, key: 'tsa', chain: 'timestamp/chain.pem' },
+    trustRoot: {
+      listen: listen(ports.tuf),
+      url: url.tuf,
+      folder: 'trust-root',
+      onlineKey: 'tuf-online',
+      rootKey: 'tuf-root',
+      rootAgent: 'agent/root.yaml',
+      defaultRekor: 1,
+    },
+    developmentIssuer: { listen: listen(ports.oidc), url: url.oidc },
+  }
+  return `# Written once by \`chancery init\`; yours from now on. Every field is told in server/config.ts.\n${stringify(document, { lineWidth: 120 })}`
+}
+
+/** `ca/issuers.yaml`, in the format of Fulcio's own configuration. */
+export function issuersYaml(choices: InstallationChoices): string {
+  const { oidc } = urls(choices)
+  const document = {
+    'oidc-issuers': {
+      [oidc]: { 'issuer-url': oidc, 'client-id': 'sigstore', type: 'email', description: 'development issuer: it gives a token to whoever asks' },
+    },
+  }
+  return `# Who may get a certificate, in the format of Fulcio's own configuration.\n${stringify(document, { lineWidth: 120 })}`
+}

@@ -1,0 +1,215 @@
+/**
+ * The configuration of `chancery serve`: one strict schema; an unknown key is an error. Each field is told here.
+ *
+ * Three settings are kept apart everywhere: `listen` (where we bind), `url` (what clients dial) and `origin` (what is
+ * signed). Paths are relative to the data folder, the folder that holds `chancery.yaml`. Secrets never stand here: the
+ * agent alone knows PINs, by file.
+ */
+
+import { readFileSync } from 'node:fs'
+import { dirname, isAbsolute, join, resolve } from 'node:path'
+import { parse as parseYaml } from 'yaml'
+import { z } from 'zod'
+import { FAULT_POINTS } from '#transparency-log'
+
+export class ConfigError extends Error {
+  readonly code: 'unreadable' | 'invalid' | 'refused_in_production'
+  constructor(code: ConfigError['code'], message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'ConfigError'
+    this.code = code
+  }
+}
+
+const listen = z
+  .string()
+  .regex(/^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, 'host:port, for example 127.0.0.1:5555')
+  .describe('host:port to bind')
+const url = z
+  .url({ protocol: /^https?$/ })
+  .refine((value) => !value.endsWith('/'), 'no trailing slash: clients append their paths')
+  .describe('what clients dial')
+const path = z.string().min(1)
+const tls = z
+  .strictObject({ certFile: path, keyFile: path })
+  .describe('PEM files; read again when they change')
+  .optional()
+const endpoint = { listen, url, tls }
+const name = z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/)
+const origin = z
+  .string()
+  .regex(/^[A-Za-z0-9.-]+( - [1-9][0-9]{0,18})?$/, 'a host name; for Rekor v1 followed by " - <treeID>"')
+
+const faultPoint = z.enum(FAULT_POINTS).optional().describe('development only: kill -9 at this point, for crash tests')
+
+const log = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('ct'),
+    name,
+    ...endpoint,
+    origin,
+    key: name,
+    database: path,
+    roots: path.describe('PEM file: roots whose chains may be logged'),
+    faultPoint,
+  }),
+  z.strictObject({
+    kind: z.literal('rekor-v1'),
+    name,
+    ...endpoint,
+    origin,
+    treeId: z.string().regex(/^[1-9][0-9]{0,18}$/),
+    key: name,
+    database: path,
+    faultPoint,
+  }),
+  z.strictObject({
+    kind: z.literal('rekor-v2'),
+    name,
+    ...endpoint,
+    origin,
+    key: name,
+    database: path,
+    strict: z.boolean().default(false).describe('refuse dsse requests, as rekor-tiles from 2.3 on does'),
+    faultPoint,
+  }),
+])
+
+const schema = z.strictObject({
+  profile: z
+    .enum(['development', 'production'])
+    .describe('must be stated; production refuses what development allows for convenience'),
+  domain: z.string().regex(/^[a-z0-9.-]+$/),
+  softwareTokenAccepted: z
+    .string()
+    .min(10)
+    .optional()
+    .describe('production only: why a software token is accepted here; shown in status and metrics'),
+  agent: z
+    .union([
+      z.strictObject({ spawn: path.describe('agent configuration; crash isolation only, development') }),
+      z.strictObject({ socket: path.describe('signing socket of an agent that runs on its own, under another user') }),
+    ])
+    .describe('where the HSM agent is'),
+  admin: z.strictObject({ socket: path.describe('unix socket, mode 0600, for `chancery status` and the like') }),
+  metrics: z.strictObject({ listen, tls }).optional(),
+  ca: z
+    .strictObject({
+      ...endpoint,
+      key: name,
+      chain: path.describe('PEM, issuing certificate first, root last'),
+      ctLog: name.describe('the log (of `logs`) that every precertificate is entered in'),
+      issuers: path.describe("identity configuration in Fulcio's own format, with our `allow` rules"),
+    })
+    .optional(),
+  logs: z.array(log).default([]),
+  timestamp: z
+    .strictObject({
+      ...endpoint,
+      key: name,
+      chain: path,
+      timeSource: z
+        .strictObject({
+          command: z.array(z.string()).min(1).describe('prints the offset to true time in milliseconds'),
+        })
+        .optional()
+        .describe('required in production'),
+    })
+    .optional(),
+  trustRoot: z
+    .strictObject({
+      ...endpoint,
+      folder: path,
+      onlineKey: name,
+      rootKey: name,
+      rootAgent: path
+        .optional()
+        .describe('development only: agent configuration that opens the root token for re-signing'),
+      defaultRekor: z.union([z.literal(1), z.literal(2)]).default(1),
+    })
+    .optional(),
+  developmentIssuer: z.strictObject({ listen, url }).optional().describe('development only'),
+})
+
+export type Config = z.infer<typeof schema>
+export type LogConfig = Config['logs'][number]
+
+/** A configuration with the folder its relative paths start from. */
+export interface LoadedConfig {
+  readonly config: Config
+  readonly dataDir: string
+  readonly file: string
+  /** An absolute path for one of the configuration's paths. */
+  readonly resolve: (path: string) => string
+}
+
+/** Reads and checks a configuration file; throws `ConfigError` naming every fault at once. */
+export function loadConfig(file: string): LoadedConfig {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (cause) {
+    throw new ConfigError('unreadable', `cannot read the configuration ${file}; make one with: chancery init`, {
+      cause,
+    })
+  }
+  const dataDir = dirname(resolve(file))
+  const config = parseConfig(text, file)
+  return { config, dataDir, file: resolve(file), resolve: (path) => (isAbsolute(path) ? path : join(dataDir, path)) }
+}
+
+/** Parses configuration text; `file` only names it in errors. */
+export function parseConfig(text: string, file: string): Config {
+  let document: unknown
+  try {
+    document = parseYaml(text, { uniqueKeys: true, maxAliasCount: 0 })
+  } catch (cause) {
+    throw new ConfigError('invalid', `${file} is not valid YAML: ${cause instanceof Error ? cause.message : ''}`, {
+      cause,
+    })
+  }
+  const parsed = schema.safeParse(document)
+  if (!parsed.success) {
+    const faults = parsed.error.issues.map((issue) => `  ${issue.path.join('.') || '(top)'}: ${issue.message}`)
+    throw new ConfigError('invalid', `${file} has ${faults.length} fault(s):\n${faults.join('\n')}`)
+  }
+  const config = parsed.data
+  const faults = [...crossFaults(config)]
+  if (faults.length > 0)
+    throw new ConfigError('invalid', `${file} has ${faults.length} fault(s):\n  ${faults.join('\n  ')}`)
+  return config
+}
+
+/** Faults between fields that the schema cannot say. */
+function* crossFaults(config: Config): Generator<string> {
+  const seen = (what: string) => {
+    const values = new Set<string>()
+    return (value: string) => {
+      if (values.has(value)) return `${what} ${value} is used twice`
+      values.add(value)
+      return undefined
+    }
+  }
+  const [newName, newOrigin, newKey, newDatabase] = [
+    seen('log name'),
+    seen('origin'),
+    seen('log key'),
+    seen('database'),
+  ]
+  for (const log of config.logs) {
+    // Clients key logs by the hash of their public key: a key shared by two logs makes one of them vanish.
+    for (const fault of [newName(log.name), newOrigin(log.origin), newKey(log.key), newDatabase(log.database)])
+      if (fault) yield fault
+    if (log.kind === 'rekor-v1' && !log.origin.endsWith(` - ${log.treeId}`))
+      yield `logs.${log.name}: the origin must end in " - ${log.treeId}"`
+    if (log.kind !== 'rekor-v1' && log.origin.includes(' '))
+      yield `logs.${log.name}: only a Rekor v1 origin carries a tree id`
+  }
+  if (config.ca !== undefined) {
+    const { ctLog } = config.ca
+    if (!config.logs.some((log) => log.name === ctLog && log.kind === 'ct'))
+      yield `ca.ctLog: there is no CT log named ${ctLog} in logs`
+  }
+  if (config.profile === 'development' && config.softwareTokenAccepted !== undefined)
+    yield 'softwareTokenAccepted: only production knows it'
+}

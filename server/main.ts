@@ -1,0 +1,345 @@
+/**
+ * The composition root: builds the parts that the configuration names, in the order in which they need each other, and
+ * takes them down in reverse. A fault while starting takes down what had started.
+ */
+
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { dirname, join } from 'node:path'
+import type { Logger } from 'pino'
+import { type Authority, caSection, createAuthority } from '#ca'
+import { connectAgent, type SigningAgent, spawnAgent } from '#hsm'
+import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
+import { type IssuerPolicy, parseFulcioConfig } from '#policy'
+import { createTimestampAuthority, type TimestampAuthority, timestampSection } from '#timestamp'
+import {
+  ctLogOf,
+  ctSection,
+  ctSignEntry,
+  type EntryChecks,
+  killAt,
+  type Log,
+  openLog,
+  rekorV1Section,
+  rekorV1SignEntry,
+  rekorV2Section,
+  startEntryChecks,
+} from '#transparency-log'
+import { openTrustRoot, servedFolder, type TrustRoot, trustRootSection } from '#trust-root'
+import { decodePem } from '#x509'
+import { listenAdmin } from './admin.ts'
+import { type WatchedClock, watchClock } from './clock.ts'
+import type { LoadedConfig, LogConfig } from './config.ts'
+import { refuseInProduction } from './production.ts'
+import { readinessOf, statusOf } from './status.ts'
+import { timeSourceOf } from './time-source.ts'
+
+export interface Server {
+  /** Stops taking requests, finishes what was accepted, closes stores and the agent. May be called twice. */
+  close(): Promise<void>
+}
+
+export interface ServeOptions {
+  readonly logger: Logger
+  /** Starts the development issuer; given by the CLI, since it rests on a development dependency. */
+  readonly startDevelopmentIssuer?: (at: {
+    dataDir: string
+    listen: string
+    url: string
+  }) => Promise<{ close(): Promise<void> }>
+  /** Opens everything and checks it, listens on nothing, and closes again. */
+  readonly checkOnly?: boolean
+}
+
+/** The running parts, as status and readiness look at them. */
+export interface Parts {
+  readonly loaded: LoadedConfig
+  readonly agent: SigningAgent
+  readonly clock: WatchedClock
+  readonly logs: readonly { readonly config: LogConfig; readonly log: Log }[]
+  readonly authority?: Authority
+  readonly timestamp?: TimestampAuthority
+  readonly trustRoot?: TrustRoot
+  readonly startedAt: Date
+}
+
+/** Starts everything in `loaded.config`. Rejects with the first fault; nothing is left running then. */
+export async function serve(loaded: LoadedConfig, options: ServeOptions): Promise<Server> {
+  const { logger } = options
+  const closers: (() => Promise<void> | void)[] = []
+  const close = async () => {
+    for (const closer of closers.splice(0).reverse()) await closer()
+  }
+  try {
+    const parts = await openParts(loaded, logger, closers)
+    if (options.checkOnly === true) return { close }
+
+    if (loaded.config.developmentIssuer !== undefined) {
+      if (options.startDevelopmentIssuer === undefined)
+        throw new TypeError('the development issuer is configured but not given')
+      const issuer = await options.startDevelopmentIssuer({
+        dataDir: loaded.dataDir,
+        ...loaded.config.developmentIssuer,
+      })
+      closers.push(async () => await issuer.close())
+    }
+    await listenAll(parts, logger, closers)
+    parts.trustRoot?.start()
+    parts.authority?.prefetch().then(
+      (failed) =>
+        failed.forEach(({ issuerUrl }) =>
+          logger.warn({ issuer: issuerUrl }, 'issuer cannot be reached; it is tried again when a token needs it'),
+        ),
+      (error: unknown) => logger.warn({ err: error }, 'issuers could not be looked up ahead'),
+    )
+
+    const endpointsFile = loaded.resolve('run/endpoints.json')
+    writeEndpoints(endpointsFile, parts)
+    closers.push(() => rmSync(endpointsFile, { force: true }))
+    logger.info({ milliseconds: Date.now() - parts.startedAt.getTime() }, 'ready')
+    return { close }
+  } catch (error) {
+    await close().catch((fault: unknown) => logger.error({ err: fault }, 'could not stop cleanly'))
+    throw error
+  }
+}
+
+/** Agent first, then what signs with it: logs, CA, timestamps, trust root. */
+async function openParts(
+  loaded: LoadedConfig,
+  logger: Logger,
+  closers: (() => Promise<void> | void)[],
+): Promise<Parts> {
+  const { config } = loaded
+  const startedAt = new Date()
+  const clock = watchClock((stepMs) => logger.error({ stepMs }, 'the clock was stepped'))
+  closers.push(clock.close)
+
+  const agent = await openAgent(loaded, logger)
+  closers.push(async () => await agent.close())
+  const issuers = config.ca === undefined ? [] : parseFulcioConfig(readText(loaded, config.ca.issuers))
+  refuseInProduction(loaded, await agent.status(), issuers.map(summary))
+
+  const logs = await Promise.all(
+    config.logs.map(async (logConfig) => {
+      const log = await openConfiguredLog(logConfig, { loaded, agent, clock, logger })
+      closers.push(async () => await log.close())
+      return { config: logConfig, log }
+    }),
+  )
+  const authority = await openAuthority(loaded, { agent, clock, logs, issuers })
+  const timestamp = await openTimestampAuthority(loaded, { agent, clock })
+  const trustRoot = await openConfiguredTrustRoot(loaded, { agent, logger })
+  if (trustRoot !== undefined) closers.push(async () => await trustRoot.close())
+  return {
+    loaded,
+    agent,
+    clock,
+    logs,
+    startedAt,
+    ...(authority && { authority }),
+    ...(timestamp && { timestamp }),
+    ...(trustRoot && { trustRoot }),
+  }
+}
+
+async function openAgent(loaded: LoadedConfig, logger: Logger): Promise<SigningAgent> {
+  const { agent } = loaded.config
+  if ('socket' in agent) return await connectAgent({ socketPath: loaded.resolve(agent.socket) })
+  return (await spawnAgent({ configPath: loaded.resolve(agent.spawn), logger })).agent
+}
+
+interface LogSurroundings {
+  readonly loaded: LoadedConfig
+  readonly agent: SigningAgent
+  readonly clock: WatchedClock
+  readonly logger: Logger
+}
+
+async function openConfiguredLog(config: LogConfig, { loaded, agent, clock, logger }: LogSurroundings): Promise<Log> {
+  const { name, kind, origin, key } = config
+  const databasePath = loaded.resolve(config.database)
+  mkdirSync(dirname(databasePath), { recursive: true, mode: 0o700 })
+  const signEntry =
+    kind === 'rekor-v1'
+      ? { signEntry: rekorV1SignEntry(agent, key) }
+      : kind === 'ct'
+        ? { signEntry: ctSignEntry(agent, key) }
+        : {}
+  const faultPoint = config.faultPoint === undefined ? {} : { faultPoint: killAt(config.faultPoint) }
+  return await openLog({
+    name,
+    kind,
+    origin,
+    key,
+    databasePath,
+    agent,
+    logger,
+    now: clock.now,
+    ...signEntry,
+    ...faultPoint,
+  })
+}
+
+async function openAuthority(
+  loaded: LoadedConfig,
+  { agent, clock, logs, issuers }: Pick<Parts, 'agent' | 'clock' | 'logs'> & { issuers: readonly IssuerPolicy[] },
+): Promise<Authority | undefined> {
+  const { ca } = loaded.config
+  if (ca === undefined) return undefined
+  const ct = logs.find(({ config }) => config.name === ca.ctLog)
+  if (ct === undefined || ct.config.kind !== 'ct') throw new TypeError(`no CT log ${ca.ctLog}`) // the configuration was checked for it
+  return await createAuthority({
+    agent,
+    key: ca.key,
+    chain: readChain(loaded, ca.chain),
+    ctLog: ctLogOf({ log: ct.log, roots: readChain(loaded, ct.config.roots) }),
+    ctLogSpkiDer: ct.log.spkiDer,
+    issuers,
+    clock: clock.now,
+  })
+}
+
+async function openTimestampAuthority(
+  loaded: LoadedConfig,
+  { agent, clock }: Pick<Parts, 'agent' | 'clock'>,
+): Promise<TimestampAuthority | undefined> {
+  const { timestamp, profile } = loaded.config
+  if (timestamp === undefined) return undefined
+  const timeSource =
+    timestamp.timeSource === undefined ? {} : { timeSource: timeSourceOf(timestamp.timeSource.command) }
+  return await createTimestampAuthority({
+    agent,
+    key: timestamp.key,
+    chain: readChain(loaded, timestamp.chain),
+    now: clock.now,
+    production: profile === 'production',
+    ...timeSource,
+  })
+}
+
+async function openConfiguredTrustRoot(
+  loaded: LoadedConfig,
+  { agent, logger }: { agent: SigningAgent; logger: Logger },
+): Promise<TrustRoot | undefined> {
+  const { trustRoot } = loaded.config
+  if (trustRoot === undefined) return undefined
+  const { rootAgent } = trustRoot
+  const withRootAgent =
+    rootAgent === undefined
+      ? {}
+      : {
+          withRootAgent: async <T>(use: (agent: SigningAgent) => Promise<T>): Promise<T> => {
+            const root = await spawnAgent({ configPath: loaded.resolve(rootAgent), logger })
+            try {
+              return await use(root.agent)
+            } finally {
+              await root.close()
+            }
+          },
+        }
+  return await openTrustRoot({
+    folder: loaded.resolve(trustRoot.folder),
+    agent,
+    keys: { root: trustRoot.rootKey, online: trustRoot.onlineKey },
+    logger,
+    ...withRootAgent,
+  })
+}
+
+/** One listener per `listen` value, with the sections that share it told apart by Host. */
+async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<void> | void)[]): Promise<void> {
+  const { config, resolve } = parts.loaded
+  type Mount = {
+    listen: string
+    section: Section
+    url?: string
+    tls?: { certFile: string; keyFile: string } | undefined
+  }
+  const mounts: Mount[] = []
+  if (config.metrics !== undefined) {
+    collectProcessMetrics()
+    mounts.push({ ...config.metrics, section: metricsSection({ readiness: async () => await readinessOf(parts) }) })
+  }
+  if (config.ca !== undefined && parts.authority !== undefined)
+    mounts.push({ ...config.ca, section: caSection(parts.authority) })
+  if (config.timestamp !== undefined && parts.timestamp !== undefined)
+    mounts.push({ ...config.timestamp, section: timestampSection(parts.timestamp) })
+  if (config.trustRoot !== undefined)
+    mounts.push({ ...config.trustRoot, section: trustRootSection({ folder: resolve(config.trustRoot.folder) }) })
+  const checks = startEntryChecks()
+  closers.push(async () => await checks.close())
+  for (const { config: log, log: opened } of parts.logs) {
+    mounts.push({ ...log, section: sectionOf(log, { log: opened, checks }, parts.loaded) })
+  }
+
+  for (const [listenAt, sharing] of Map.groupBy(mounts, (mount) => mount.listen)) {
+    const { host, port } = splitListen(listenAt)
+    const tls = sharing.find((mount) => mount.tls !== undefined)?.tls
+    const listener = await listen({
+      host,
+      port,
+      sections: sharing.map(({ section, url }) =>
+        sharing.length === 1 || url === undefined ? { section } : { section, hosts: [new URL(url).hostname] },
+      ),
+      tls: tls && { certFile: resolve(tls.certFile), keyFile: resolve(tls.keyFile) },
+      logger,
+    })
+    closers.push(async () => await listener.close())
+  }
+
+  const stopAdmin = await listenAdmin(resolve(config.admin.socket), {
+    status: async () => await statusOf(parts),
+    'publish-trust': async () => await parts.trustRoot?.publish(),
+  })
+  closers.push(stopAdmin)
+}
+
+function sectionOf(
+  config: LogConfig,
+  { log, checks }: { log: Log; checks: EntryChecks },
+  loaded: LoadedConfig,
+): Section {
+  if (config.kind === 'ct') return ctSection({ log, roots: readChain(loaded, config.roots) })
+  if (config.kind === 'rekor-v1') return rekorV1Section({ log, treeId: config.treeId, checks })
+  return rekorV2Section({ log, strict: config.strict, checks })
+}
+
+function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): void {
+  const logUrl = (kind: LogConfig['kind']) => config.logs.find((log) => log.kind === kind)?.url
+  const root =
+    config.trustRoot === undefined
+      ? undefined
+      : readFileSync(join(servedFolder(resolve(config.trustRoot.folder)), '1.root.json'))
+  const endpoints = {
+    ca: config.ca?.url,
+    oidc: config.developmentIssuer?.url,
+    rekorV1: logUrl('rekor-v1'),
+    rekorV2: logUrl('rekor-v2'),
+    tsa: config.timestamp?.url,
+    ct: logUrl('ct'),
+    tuf: config.trustRoot?.url,
+    metrics: config.metrics && `http://${config.metrics.listen}`,
+    rootChecksum: root && createHash('sha256').update(root).digest('hex'),
+  }
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+  writeFileSync(`${file}.part`, `${JSON.stringify(endpoints, undefined, 2)}\n`)
+  renameSync(`${file}.part`, file)
+}
+
+function splitListen(listenAt: string): { host: string; port: number } {
+  const at = listenAt.lastIndexOf(':')
+  return { host: listenAt.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(listenAt.slice(at + 1)) }
+}
+
+function readText({ resolve }: LoadedConfig, path: string): string {
+  return readFileSync(resolve(path), 'utf8')
+}
+
+function readChain(loaded: LoadedConfig, path: string): Uint8Array[] {
+  return decodePem(readText(loaded, path), { labels: ['CERTIFICATE'] }).map(({ der }) => der)
+}
+
+function summary({ issuerUrl, pattern, allow }: IssuerPolicy) {
+  return { issuerUrl: issuerUrl ?? pattern ?? '', wildcard: pattern !== undefined, hasAllowRule: allow !== undefined }
+}

@@ -1,0 +1,139 @@
+/**
+ * What each service can do just now. A service that cannot sign is `degraded` while readers and verifiers are still
+ * served; the process is not ready only when it cannot serve those.
+ */
+
+import type { Readiness } from '#http'
+import { parseCertificate } from '#x509'
+import type { AgentStatus } from '#hsm'
+import type { Parts } from './main.ts'
+
+export interface ServiceState {
+  readonly service: string
+  /** `ready`: does all of its work. `degraded`: reads go on, new work is refused. */
+  readonly state: 'ready' | 'degraded'
+  /** What is missing and what to do; empty when ready. */
+  readonly reason: string
+}
+
+export interface Status {
+  readonly profile: string
+  readonly domain: string
+  readonly startedAt: string
+  readonly softwareTokenAccepted?: string
+  readonly services: readonly ServiceState[]
+  readonly agent: AgentStatus
+  readonly logs: readonly {
+    readonly name: string
+    readonly origin: string
+    readonly size: number
+    readonly rootHashHex: string
+    readonly sealedAt: string
+    /** Size at the agent's guard; equal to `size` unless a seal is under way. */
+    readonly guardedSize?: number
+  }[]
+  readonly certificates: readonly { readonly name: string; readonly notAfter: string }[]
+  readonly trustRoot?: unknown
+  readonly clock: { readonly lastStepMs: number }
+}
+
+/** Looked up at the agent at most this long: status must answer when the HSM hangs. */
+const agentTimeoutMs = 1_500
+
+const unreachable: AgentStatus = {
+  ready: false,
+  reason: 'the HSM agent does not answer',
+  tokens: [],
+  keys: [],
+  guards: [],
+}
+
+async function agentStatus(parts: Parts): Promise<AgentStatus> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<AgentStatus>((resolve) => {
+    timer = setTimeout(resolve, agentTimeoutMs, unreachable)
+  })
+  try {
+    return await Promise.race([parts.agent.status().catch(() => unreachable), late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** The whole picture, for `chancery status`. */
+export async function statusOf(parts: Parts): Promise<Status> {
+  const { config } = parts.loaded
+  const agent = await agentStatus(parts)
+  const trustRoot = await parts.trustRoot?.status()
+  const expiring = parts.authority?.chain.map((der, at) => ({ name: at === 0 ? 'issuing CA' : 'root CA', der })) ?? []
+  return {
+    profile: config.profile,
+    domain: config.domain,
+    startedAt: parts.startedAt.toISOString(),
+    ...(config.softwareTokenAccepted === undefined ? {} : { softwareTokenAccepted: config.softwareTokenAccepted }),
+    services: await serviceStates(parts, agent),
+    agent,
+    logs: parts.logs.map(({ config: { name }, log }) => {
+      const head = log.head()
+      const guard = agent.guards.find(({ origin }) => origin === log.origin)
+      return {
+        name,
+        origin: log.origin,
+        size: head.size,
+        rootHashHex: Buffer.from(head.rootHash).toString('hex'),
+        sealedAt: new Date(head.timestampMs).toISOString(),
+        ...(guard && { guardedSize: guard.size }),
+      }
+    }),
+    certificates: expiring.map(({ name, der }) => ({ name, notAfter: parseCertificate(der).notAfter.toISOString() })),
+    ...(trustRoot && { trustRoot }),
+    clock: { lastStepMs: parts.clock.lastStepMs() },
+  }
+}
+
+/** For `/readyz`: ready as long as what was signed can be read and verified. */
+export async function readinessOf(parts: Parts): Promise<Readiness> {
+  const states = await serviceStates(parts, await agentStatus(parts))
+  return {
+    ready: true,
+    services: Object.fromEntries(
+      states.map(({ service, state, reason }) => [
+        service,
+        reason === '' ? { ready: state === 'ready' } : { ready: state === 'ready', reason },
+      ]),
+    ),
+  }
+}
+
+async function serviceStates(parts: Parts, agent: AgentStatus): Promise<ServiceState[]> {
+  const hsm = agent.ready ? undefined : `HSM: ${agent.reason}`
+  const state = (service: string, ...reasons: (string | undefined)[]): ServiceState => {
+    const reason = reasons.filter((found) => found !== undefined && found !== '').join('; ')
+    return { service, state: reason === '' ? 'ready' : 'degraded', reason }
+  }
+  const logStates = parts.logs.map(({ config, log }) => {
+    const latch = agent.guards.find(({ origin }) => origin === log.origin)?.latched
+    return state(
+      config.name,
+      hsm,
+      log.fault()?.message,
+      latch === undefined || latch === '' ? undefined : `guard latched: ${latch}`,
+    )
+  })
+  const ctLog = parts.loaded.config.ca?.ctLog
+  const ctReason = logStates.find(({ service }) => service === ctLog)?.reason
+  const trust = await parts.trustRoot?.status()
+  return [
+    ...(parts.authority === undefined ? [] : [state('ca', parts.authority.fault(), ctReason)]),
+    ...logStates,
+    ...(parts.timestamp === undefined ? [] : [state('timestamp', hsm)]),
+    ...(trust === undefined
+      ? []
+      : [
+          state(
+            'trust-root',
+            trust.state === 'alarm' || trust.state === 'expired' ? `TUF metadata: ${trust.state}` : undefined,
+          ),
+        ]),
+  ]
+}

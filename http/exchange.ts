@@ -23,7 +23,7 @@ export class Exchange {
   /** What the listener did by itself: `body_cut`, `answer_late`, … */
   note: string | undefined
   readonly #started = performance.now()
-  readonly #request: IncomingMessage
+  readonly #remote: string | undefined
   readonly #response: ServerResponse
   readonly #abort = new AbortController()
   readonly #logger: Pick<Logger, 'info' | 'warn' | 'error'> | undefined
@@ -40,7 +40,7 @@ export class Exchange {
     readonly logger: Pick<Logger, 'info' | 'warn' | 'error'> | undefined
     readonly onEnd: () => void
   }) {
-    this.#request = options.request
+    this.#remote = options.request.socket.remoteAddress
     this.#response = options.response
     this.#logger = options.logger
     this.#onEnd = options.onEnd
@@ -48,8 +48,7 @@ export class Exchange {
     this.requestId = requestIdOf(options.request)
     this.account = options.budget.open()
     const { socket } = options.request
-    // First of all listeners: Node's own lets go of the socket, and a failed write reports `finish` too. A socket that
-    // can still be written to has taken the last byte.
+    // First of all listeners: Node's own lets go of the socket. One that can still be written to took the last byte.
     options.response.prependListener('finish', () => {
       this.#delivered = socket.writable
       if (this.#delivered) this.#answer?.delivered?.()
@@ -68,6 +67,13 @@ export class Exchange {
   /** The answer that is about to be sent. */
   answered(answer: EndpointAnswer): void {
     this.#answer = answer
+  }
+
+  /** The connection or the writing of the answer failed. A peer that went away is no error of ours. */
+  failed(error: unknown): void {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (code === 'ECONNRESET' || code === 'EPIPE') this.note ??= 'connection_reset'
+    else this.error ??= error
   }
 
   /** The time for this request is over: whoever works on it may stop. */
@@ -105,7 +111,7 @@ export class Exchange {
       status,
       delivered: this.#delivered,
       milliseconds: Math.round(seconds * 1e6) / 1e3,
-      remote: this.#request.socket.remoteAddress,
+      remote: this.#remote,
       note: this.note,
       ...(this.error === undefined ? {} : { err: this.error }),
     }

@@ -162,7 +162,7 @@ function listenError(cause: NodeJS.ErrnoException, host: string, port: number): 
   return new ListenError('listen_failed', `cannot listen on ${at}: ${cause.message}`, { cause })
 }
 
-/** Which exchanges are under way on which connection, so that a cut connection ends all of them, and a stop waits for them. */
+/** Which exchanges are under way on which connection, so that nothing is written between two answers, and a stop waits. */
 class Connections {
   readonly #limits: ListenLimits
   readonly #logger: ListenOptions['logger']
@@ -240,11 +240,7 @@ class Connections {
     if (known) return known
     const underWay = new Set<Exchange>()
     this.#bySocket.set(socket, underWay)
-    // A queued (pipelined) response never hears that its connection is gone.
-    socket.once('close', () => {
-      this.#bySocket.delete(socket)
-      for (const exchange of underWay) exchange.end()
-    })
+    socket.once('close', () => this.#bySocket.delete(socket))
     return underWay
   }
 
@@ -289,7 +285,8 @@ interface Mount {
 function application(options: ListenOptions, limits: ListenLimits, connections: Connections): Handle {
   const mounts = options.sections.map((mounted) => mount(mounted, limits))
   const app = new Koa()
-  app.on('error', (error: unknown) => options.logger?.error({ err: error }, 'response could not be written'))
+  // Koa tells of failed connections and unwritable answers here: both belong on the request's own line.
+  app.on('error', (error: unknown, context?: ListenerContext) => context?.state.exchange.failed(error))
   app.use((context, next) => converse(context as ListenerContext, next, { mounts, limits, connections }))
   for (const { section, routes } of mounts) {
     app.use((context, next) =>
@@ -306,9 +303,7 @@ function application(options: ListenOptions, limits: ListenLimits, connections: 
 function mount({ section, hosts }: MountedSection, limits: ListenLimits): Mount {
   const router = new Router({ sensitive: true, strict: true })
   for (const endpoint of section.endpoints) {
-    router.register(endpoint.path, [endpoint.method], (context: Context) =>
-      serve(context, section, endpoint, limits),
-    )
+    router.register(endpoint.path, [endpoint.method], (context: Context) => serve(context, section, endpoint, limits))
   }
   return {
     section,

@@ -83,7 +83,7 @@ export function decodeEntryBundle(bundle: Uint8Array): Uint8Array[] {
     if (bundle.length - at < 2) throw new TlogError('malformed_tile', 'the bundle ends within a length')
     const length = view.getUint16(at)
     if (bundle.length - at - 2 < length) throw new TlogError('malformed_tile', 'the bundle ends within an entry')
-    entries.push(bundle.slice(at + 2, at + 2 + length))
+    entries.push(new Uint8Array(bundle.subarray(at + 2, at + 2 + length)))
     at += 2 + length
   }
   return entries

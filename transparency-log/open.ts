@@ -1,25 +1,16 @@
+import { hash } from 'node:crypto'
 import type { SigningAgent } from '#hsm'
 import type { Logger } from 'pino'
 import type { FaultHook } from './fault-points.ts'
-import type { Log, SignEntry } from './log.ts'
+import { type Log, LogError, type SignEntry } from './log.ts'
+import { type LogLimits, Sequencer } from './sequencer.ts'
+import { openSqliteStore } from './sqlite-store.ts'
+import type { LogStore } from './store.ts'
 
 /** Which face the log has; it is stored, and a database of another kind is refused. */
 export type LogKind = 'ct' | 'rekor-v1' | 'rekor-v2'
 
-/** Bounds of one log; the defaults are in `sequencer.ts` with their reasons. */
-export interface LogLimits {
-  /** Callers that may wait in `add` at once; more are refused `pool_full`. */
-  readonly poolSize?: number
-  /** Entries of one commit and seal. */
-  readonly batchSize?: number
-  /** How long `add` waits for its seal before it rejects `unavailable`. */
-  readonly addDeadlineMs?: number
-  /** Entry signatures in flight at the agent at once. */
-  readonly signConcurrency?: number
-  /** Age at which an unchanged head is signed again with a new time; 0 for never. */
-  readonly refreshMs?: number
-}
-
+/** What a log is opened with. */
 export interface OpenLogOptions {
   /** In messages and metrics, e.g. `rekor-v1`. */
   readonly name: string
@@ -36,10 +27,76 @@ export interface OpenLogOptions {
   /** Milliseconds since the epoch. */
   readonly now?: () => number
   readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'>
+  /** Refuses every new entry as `frozen`; a head that was committed before is still sealed. */
+  readonly frozen?: boolean
+  /** For crash tests; the server passes one only under the development profile. */
   readonly faultPoint?: FaultHook
 }
 
-/** Opens a log; being written. */
-export function openLog(options: OpenLogOptions): Promise<Log> {
-  return Promise.reject(new Error(`not yet: ${options.name}`))
+/** An RFC 6962 monitor may distrust a head that is a day old; ten minutes is what Tessera's logs do. */
+const CT_REFRESH_MS = 600_000
+
+/**
+ * Opens a log on its SQLite file and finishes what a crash left. A log that has a sealed head opens also with the HSM
+ * away or after a `fork_refused`: readable, with `fault()` saying why it cannot be written. Rejects with `StoreError`
+ * (the file is in use, newer, foreign), `HsmError` (the key cannot be described) or, for a log without any sealed head,
+ * `LogError`.
+ */
+export async function openLog(options: OpenLogOptions): Promise<Log> {
+  const { agent, key, origin, kind, databasePath } = options
+  const { spkiDer } = await agent.key(key)
+  const store = await openSqliteStore(databasePath, { kind, origin, spkiDer })
+  return startLog(options, store, spkiDer)
+}
+
+/** A log on any store; the store is closed with the log, and when opening fails. */
+export async function startLog(
+  options: Omit<OpenLogOptions, 'databasePath'>,
+  store: LogStore,
+  spkiDer: Uint8Array,
+): Promise<Log> {
+  const { name, origin, kind, agent, key, signEntry, logger, faultPoint } = options
+  const sequencer = new Sequencer({
+    name,
+    origin,
+    store,
+    agent,
+    key,
+    signEntry,
+    limits: { ...(kind === 'ct' ? { refreshMs: CT_REFRESH_MS } : {}), ...options.limits },
+    now: options.now ?? Date.now,
+    logger,
+    faultPoint,
+  })
+  try {
+    await sequencer.start()
+  } catch (error) {
+    await sequencer.close()
+    throw error
+  }
+  const { view } = sequencer
+  return {
+    name,
+    origin,
+    spkiDer,
+    logId: hash('sha256', spkiDer, 'buffer'),
+    add: (entry) =>
+      options.frozen === true
+        ? Promise.reject(new LogError('frozen', 'the log is frozen; use the current one'))
+        : sequencer.add(entry),
+    markDelivered: (index) => sequencer.markDelivered(index),
+    head: () => view.head(),
+    prove: (index) => view.prove(index),
+    entry: (index) => view.entry(index),
+    entries: (start, limit) => view.entries(start, limit),
+    indexOfLeafHash: (leafHash) => view.indexOfLeafHash(leafHash),
+    // Async functions, so that `out_of_range` is a rejection as the interface says.
+    inclusionProof: async (index, size) => view.inclusionProof(index, size),
+    consistencyProof: async (first, second) => view.consistencyProof(first, second),
+    tile: async (level, n, width) => view.tile(level, n, width),
+    entryBundle: (n, width) => view.entryBundle(n, width),
+    lookup: (searchKey, lookupOptions) => view.lookup(searchKey, lookupOptions),
+    fault: () => sequencer.fault(),
+    close: () => sequencer.close(),
+  }
 }

@@ -1,0 +1,136 @@
+/**
+ * What the sequencer needs of a database. One `LogStore` is bound to one log; every implementation passes
+ * `store.contract-suite.ts`.
+ *
+ * **Durable.** When `commit` has answered `committed`, and when `seal` has resolved, what they wrote survives the loss
+ * of power. `markDelivered` is the only lazy write: it may be lost in a crash.
+ *
+ * **Atomic.** `commit` and `seal` happen whole or not at all, also when the process is killed within them. When one
+ * rejects, it is unknown which: the caller asks `head` again.
+ *
+ * **Compare-and-swap.** `commit` writes only if the stored head equals `expected` in size and root, `seal` only if the
+ * head to seal is the committed one; otherwise they answer `conflict` and change nothing. So two sequencers can never
+ * both extend the same head, whatever else protects the store.
+ *
+ * **Owned.** Only the sequencer calls `commit` and `seal`, one at a time. Reads may run at any time and see committed
+ * entries, sealed or not: keeping unsealed ones from readers is the sequencer's work, which compares with the sealed size.
+ *
+ * **A thief** of the store reads what the log publishes anyway, and the hashes of its search keys; no key and no secret
+ * lies here. Someone who can write to it can lose entries or stop the log, but cannot get a second history signed: the
+ * agent's guard remembers the last sealed head outside the store and asks for a proof from it.
+ */
+
+/** A head that is durable with its leaves, but neither guarded nor signed. */
+export interface CommittedHead {
+  readonly size: number
+  /** 32 bytes. */
+  readonly rootHash: Uint8Array
+  /** Of the newest batch, never before that of an earlier one. */
+  readonly timestampMs: number
+}
+
+/** What was stored of the newest seal. */
+export interface StoredSeal {
+  readonly size: number
+  readonly rootHash: Uint8Array
+  readonly timestampMs: number
+  readonly note: string
+  readonly signature: Uint8Array
+}
+
+/** An entry on its way into the store; its index is `expected.size` plus its place in the batch. */
+export interface NewEntry {
+  /** 32 bytes. */
+  readonly dedupeKey: Uint8Array
+  /** 32 bytes. */
+  readonly leafHash: Uint8Array
+  readonly leaf: Uint8Array
+  readonly tileData: Uint8Array
+  readonly searchKeys: readonly string[]
+  readonly attachment?: Uint8Array
+}
+
+/** Entries that become the log's newest, with the head that they lead to. */
+export interface Batch {
+  /** All entries of a batch share its time. */
+  readonly head: CommittedHead
+  readonly entries: readonly NewEntry[]
+}
+
+export interface StoredEntry {
+  readonly index: number
+  readonly timestampMs: number
+  readonly leaf: Uint8Array
+  readonly tileData: Uint8Array
+  readonly attachment?: Uint8Array
+  /** Empty before the entry is sealed, and for logs without entry signatures. */
+  readonly entrySignature: Uint8Array
+}
+
+/** Where a stored entry is. */
+export interface Place {
+  readonly index: number
+  readonly timestampMs: number
+  readonly delivered: boolean
+}
+
+export interface LogStore {
+  /** The committed head (size 0 for a new log) and the newest seal, if there was one. */
+  head(): Promise<{ readonly committed: CommittedHead; readonly sealed?: StoredSeal }>
+  /** Appends a batch; see the head of this file. */
+  commit(batch: Batch, expected: CommittedHead): Promise<'committed' | 'conflict'>
+  /**
+   * Stores the signatures of a committed head and of entries. A head of the same size as the last sealed one replaces
+   * it (a fresh time).
+   */
+  seal(
+    seal: StoredSeal,
+    entrySignatures: readonly { readonly index: number; readonly signature: Uint8Array }[],
+  ): Promise<'sealed' | 'conflict'>
+  /** Where the entries with these dedupe keys (32 bytes each) are, in their order. */
+  placesOf(dedupeKeys: readonly Uint8Array[]): Promise<readonly (Place | undefined)[]>
+  /** Consecutive entries from `start`, at most `limit`. */
+  entries(start: number, limit: number): Promise<readonly StoredEntry[]>
+  /** Consecutive leaf hashes from `start`, a multiple of 256, joined; at least one unless the log ends there. For loading. */
+  leafHashes(start: number): Promise<Uint8Array>
+  /** The `tileData` of [start, start + count), or fewer if the log ends before. */
+  tileData(start: number, count: number): Promise<readonly Uint8Array[]>
+  /** The oldest entry with this leaf hash (32 bytes). */
+  indexOfLeafHash(leafHash: Uint8Array): Promise<number | undefined>
+  /** Indexes below `beforeIndex` whose entry carries exactly this search key, newest first, at most `limit`. */
+  lookup(searchKey: string, beforeIndex: number, limit: number): Promise<readonly number[]>
+  /** Notes that replies for these entries were delivered; idempotent. */
+  markDelivered(indexes: readonly number[]): Promise<void>
+  /** Ends all work and releases the store to another owner. */
+  close(): Promise<void>
+}
+
+export type StoreErrorCode =
+  /** Another process, or another log of this one, has the store open. */
+  | 'in_use'
+  /** Written by a newer version of this program. */
+  | 'newer_schema'
+  /** Holds something else: another log, or no log at all. */
+  | 'other_log'
+  /** What is stored contradicts itself. */
+  | 'damaged'
+  /** The disk is full, an input or output failed, the worker died; may pass. */
+  | 'failed'
+
+/** A failure of the store; only `failed` may pass by itself. */
+export class StoreError extends Error {
+  readonly code: StoreErrorCode
+  constructor(code: StoreErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'StoreError'
+    this.code = code
+  }
+}
+
+/** What a store is bound to when it is made, and compared with when it is opened again. */
+export interface LogIdentity {
+  readonly kind: string
+  readonly origin: string
+  /** SubjectPublicKeyInfo of the log's key, DER. */
+  readonly spkiDer: Uint8Array
+}

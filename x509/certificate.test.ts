@@ -19,6 +19,7 @@ import {
   assembleCertificate,
   bitString,
   boolean,
+  concatBytes,
   contextConstructed,
   contextPrimitive,
   decodeFulcioExtensions,
@@ -28,6 +29,7 @@ import {
   encodeSctList,
   integer,
   lintIssuedLeaf,
+  merkleTreeLeaf,
   makeIssuer,
   objectIdentifier,
   octetString,
@@ -41,6 +43,7 @@ import {
   sequence,
   serializeSct,
   time,
+  treeHeadSignatureInput,
   verifyCertificateSignature,
   withoutExtension,
   type CertificateProfile,
@@ -285,10 +288,10 @@ describe('a signing certificate', () => {
     [
       'extensions out of order',
       {
-        fulcioExtensions: Uint8Array.from([
-          ...encodeFulcioExtensions({ issuer: 'x' }),
-          ...encodeFulcioExtensions({ issuer: 'y' }),
-        ]),
+        fulcioExtensions: concatBytes(
+          sequence(objectIdentifier(`${OID.fulcio}.24`), octetString(new Uint8Array(1))),
+          sequence(objectIdentifier(`${OID.fulcio}.8`), octetString(new Uint8Array(1))),
+        ),
       },
     ],
     ['bytes that are no extension', { fulcioExtensions: Uint8Array.of(1, 2, 3) }],
@@ -500,6 +503,39 @@ describe('scts', () => {
     const other = sctSignatureInput({ ...entry, issuerKeyHash: new Uint8Array(32) }, sct.timestampMs, new Uint8Array(0))
     expect(verify('sha256', other, keys.p256.publicKey, signature)).toBe(false)
   })
+  // Written down from the structures of RFC 6962 §3.2 to §3.5, not computed by this code.
+  const issuerKeyHash = new Uint8Array(32).fill(0xcc)
+  const precert = { type: 'precert', issuerKeyHash, tbsDer: Uint8Array.of(0x30, 0) } as const
+  const x509 = { type: 'x509', certificateDer: Uint8Array.of(0x30, 1, 5) } as const
+  const extensions = Uint8Array.of(1, 2)
+  test.each([
+    [
+      'precertificate',
+      sctSignatureInput(precert, 1, new Uint8Array(0)),
+      `0000 0000000000000001 0001 ${'cc'.repeat(32)} 000002 3000 0000`,
+    ],
+    ['certificate', sctSignatureInput(x509, 2 ** 40, extensions), '0000 0000010000000000 0000 000003 300105 0002 0102'],
+    [
+      'precertificate leaf',
+      merkleTreeLeaf(precert, 1, extensions),
+      `0000 0000000000000001 0001 ${'cc'.repeat(32)} 000002 3000 0002 0102`,
+    ],
+    ['certificate leaf', merkleTreeLeaf(x509, 1, new Uint8Array(0)), '0000 0000000000000001 0000 000003 300105 0000'],
+    [
+      'tree head',
+      treeHeadSignatureInput(5, 6, new Uint8Array(32).fill(0xdd)),
+      `0001 0000000000000006 0000000000000005 ${'dd'.repeat(32)}`,
+    ],
+    ['sct list', encodeSctList([Uint8Array.of(9)]), '0405 0003 0001 09'],
+    [
+      'sct',
+      serializeSct({ logId: issuerKeyHash, timestampMs: 1, extensions, signatureDer: Uint8Array.of(8) }),
+      `00 ${'cc'.repeat(32)} 0000000000000001 0002 0102 0403 0001 08`,
+    ],
+  ])('a %s is these bytes', (_, bytes, expected) => {
+    expect(Buffer.from(bytes).toString('hex')).toBe(expected.replaceAll(' ', ''))
+  })
+
   const list = encodeSctList([SCT])
   test.each([
     ['version 2', () => parseSct(SCT.map((octet, at) => (at === 0 ? 1 : octet)))],

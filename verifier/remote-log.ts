@@ -1,5 +1,5 @@
 import { decodeEntryBundle, entryBundlePath, leafHash, TILE_WIDTH, TlogError } from '#tlog'
-import { count, fromHex, list, member, text, toHex } from './encoding.ts'
+import { fromHex, list, member, text, toHex } from './encoding.ts'
 import { VerifierError } from './errors.ts'
 import { type LogEntry, parseJson, parseRekorV1Entry } from './log-entry.ts'
 import { TileTree } from './tile-tree.ts'

@@ -66,7 +66,9 @@ export class TileTree {
     const n = Math.floor(first / TILE_WIDTH)
     const tile = await this.#tile(level, n)
     const at = (first % TILE_WIDTH) * HASH_LENGTH
-    let hashes = Array.from({ length: span }, (_, i) => tile.slice(at + i * HASH_LENGTH, at + (i + 1) * HASH_LENGTH))
+    let hashes: Uint8Array[] = Array.from({ length: span }, (_, i) =>
+      tile.slice(at + i * HASH_LENGTH, at + (i + 1) * HASH_LENGTH),
+    )
     while (hashes.length > 1) {
       hashes = hashes.flatMap((hash, i) => (i % 2 === 0 ? [nodeHash(hash, hashes[i + 1] ?? hash)] : []))
     }

@@ -1,0 +1,31 @@
+/** What `chancery --help` prints: by what a person wants, the urgent first; at most 80 columns. */
+export const HELP = `chancery: a private Sigstore with every signing key in an HSM
+
+Something is wrong:
+  chancery status --data DIR            every service, log and key, and what ails it
+  chancery serve --data DIR --check     check configuration, keys and logs; serves
+                                        nothing
+  curl http://HOST:2112/readyz          the same for a probe; says what is not ready
+
+  Clients can verify while everything here is down: a signature carries its
+  proofs. Stopping is safe at any time; what was acknowledged is on disk. Never
+  restore agent/ from a backup, and never delete it to "unlatch" a log.
+
+Set up and run:
+  init      make tokens, keys, certificates and configuration in a data folder
+  serve     run the services of a configuration until SIGTERM
+  clients   print the lines with which cosign and others use this stack
+  dev       development only: an issuer that believes whoever asks, and tokens
+
+Sign and verify:
+  login     get an ID token through the browser
+  sign      sign a file with a certificate for your identity
+  verify    verify a file, its bundle and who signed; exit status 0 only if all hold
+
+For auditors, who trust no server:
+  audit     prove an entry, watch a log for forks, recount a whole log
+
+Each command explains itself: chancery COMMAND --help
+Exit status: 0 done, 1 failed or refused, 2 not understood.
+With --debug an error shows its stack.
+`

@@ -1,0 +1,93 @@
+#!/usr/bin/env node
+/**
+ * `chancery`: one file a command, and only the file of the command that was called is loaded. Errors are a line or two
+ * on stderr that say what to do next; `--debug` adds the stack.
+ *
+ * Exit status: 0 done, 1 failed or refused, 2 not understood; a command may define more.
+ */
+import { Command, CommanderError } from 'commander'
+import { HELP } from './help.ts'
+
+interface CommandFile {
+  register(program: Command): void
+}
+
+/** Every command with its file. */
+export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
+  init: () => import('./init.ts'),
+  serve: () => import('./serve.ts'),
+  status: () => import('./status.ts'),
+  clients: () => import('./clients.ts'),
+  dev: () => import('./dev.ts'),
+  login: () => import('./login.ts'),
+  sign: () => import('./sign.ts'),
+  verify: () => import('./verify.ts'),
+  audit: () => import('./audit.ts'),
+}
+
+const EXIT_FAILED = 1
+const EXIT_NOT_UNDERSTOOD = 2
+
+/** Runs one command line (without node and script) and resolves with the exit status; never rejects. */
+export async function main(words: readonly string[]): Promise<number> {
+  const debug = words.includes('--debug')
+  const rest = words.filter((word) => word !== '--debug')
+  const [name = '--help', ...following] = rest
+  if (name === '--help' || name === '-h' || (name === 'help' && following.length === 0)) {
+    process.stdout.write(HELP)
+    return 0
+  }
+  if (name === '--version' || name === '-V') {
+    const { default: about } = await import('../package.json', { with: { type: 'json' } })
+    process.stdout.write(`chancery ${about.version}\n`)
+    return 0
+  }
+  const called = name === 'help' ? (following[0] ?? '') : name
+  const load = Object.hasOwn(COMMANDS, called) ? COMMANDS[called] : undefined
+  if (!load) {
+    process.stderr.write(`chancery: there is no command ${JSON.stringify(called)}; see: chancery --help\n`)
+    return EXIT_NOT_UNDERSTOOD
+  }
+  try {
+    const program = new Command('chancery')
+    program.exitOverride().configureHelp({ showGlobalOptions: false })
+    program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'chancery: ')) })
+    const file = await load()
+    file.register(program)
+    inherit(program)
+    await program.parseAsync(name === 'help' ? [...following, '--help'] : rest, { from: 'user' })
+    return Number(process.exitCode ?? 0)
+  } catch (error) {
+    return report(error, { debug, called })
+  }
+}
+
+/** Commander hands its error behaviour only to commands that are made after it was set on them. */
+function inherit(command: Command): void {
+  for (const child of command.commands) {
+    child.copyInheritedSettings(command)
+    inherit(child)
+  }
+}
+
+function report(error: unknown, { debug, called }: { debug: boolean; called: string }): number {
+  if (error instanceof CommanderError) {
+    // Commander has said what is wrong, or shown the help that was asked for.
+    if (error.exitCode === 0) return 0
+    process.stderr.write(`See: chancery ${called} --help\n`)
+    return EXIT_NOT_UNDERSTOOD
+  }
+  if (debug) {
+    console.error(error)
+    return EXIT_FAILED
+  }
+  const message = error instanceof Error ? error.message : String(error)
+  process.stderr.write(`chancery ${called}: ${message}\n`)
+  if (!(error instanceof Error) || !('code' in error)) {
+    process.stderr.write('The command with --debug added shows more.\n')
+  }
+  return EXIT_FAILED
+}
+
+// The tests call `main`; only as the program itself does it end the process.
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2))

@@ -123,6 +123,13 @@ describe('on SoftHSM, over HTTP', () => {
     expect(await response.json()).toEqual({ code: 3, message: expect.stringMatching(message) as string, details: [] })
   })
 
+  test.each(['/healthz', '/api/v2/trustBundle', '/api/v2/configuration', '/api/v1/rootCert'])(
+    '%s is read',
+    async (path) => {
+      expect((await fetch(listener.url + path)).status).toBe(200)
+    },
+  )
+
   test('answers unknown paths and wrong methods as the gateway does', async () => {
     expect((await fetch(`${listener.url}/api/v2/nothing`)).status).toBe(404)
     expect((await fetch(`${listener.url}/api/v2/signingCert`)).status).toBe(501)

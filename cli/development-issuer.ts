@@ -113,7 +113,7 @@ function configuration(signingJwk: object): Record<string, unknown> {
     },
     clientBasedCORS: () => false,
     interactions: {
-      policy: alwaysAsk(),
+      policy: oneQuestion(),
       url: (_: unknown, interaction: Interaction) => `/interaction/${interaction.uid}`,
     },
     findAccount: (_: unknown, email: string) => ({
@@ -136,13 +136,9 @@ function configuration(signingJwk: object): Record<string, unknown> {
   }
 }
 
-/** Who signs is asked each time: a cookie that silently answers for yesterday's identity would only confuse. */
-function alwaysAsk(): unknown {
+/** Each sign-in asks, and its answer is the person's consent as well. */
+function oneQuestion(): unknown {
   const policy = interactionPolicy.base()
-  const { Check } = interactionPolicy
-  policy
-    .get('login')
-    .checks.add(new Check('asked_each_time', 'the identity is asked each time', ({ oidc }) => !oidc.result?.login))
   // A native client must not be answered without a person (RFC 8252 §8.6); the login page is that person.
   policy.get('consent').checks.remove('native_client_prompt')
   return policy
@@ -162,6 +158,7 @@ function handler(provider: Provider, url: string): Handle {
   const answer = provider.callback()
   const { host, protocol } = new URL(url)
   return (request, response) => {
+    forgetSession(request)
     // Every URL that the provider writes is below the issuer's, whatever name it was dialled by.
     request.headers.host = host
     if (protocol === 'https:') request.headers['x-forwarded-proto'] = 'https'
@@ -208,6 +205,12 @@ async function readForm(request: IncomingMessage): Promise<string> {
     if (text.length > FORM_LIMIT_BYTES) throw new DevelopmentError('form_too_large', 'the form is too large')
   }
   return text
+}
+
+/** Who signs is asked each time: a cookie that silently answers for yesterday's identity would only confuse. */
+function forgetSession(request: IncomingMessage): void {
+  const kept = (request.headers.cookie ?? '').split(/; */).filter((cookie) => !/^_session(?:\.|=)/.test(cookie))
+  request.headers.cookie = kept.join('; ')
 }
 
 /**

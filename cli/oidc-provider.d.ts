@@ -12,7 +12,6 @@ declare module 'oidc-provider' {
     readonly oidc: {
       readonly client?: { readonly clientId: string }
       readonly session?: { readonly accountId?: string }
-      readonly result?: { readonly login?: { readonly accountId: string } }
       readonly provider: Provider
     }
   }
@@ -34,8 +33,7 @@ declare module 'oidc-provider' {
   }
 
   export const interactionPolicy: {
-    base(): { get(name: string): { checks: { add(check: object): void; remove(reason: string): void } } }
-    Check: new (reason: string, description: string, check: (context: OidcContext) => boolean) => object
+    base(): { get(name: string): { checks: { remove(reason: string): void } } }
   }
 
   export const errors: { SessionNotFound: new () => Error }

@@ -126,6 +126,48 @@ describe('issues a certificate', () => {
     expect(ca.signed).toHaveLength(2)
   })
 
+  test('of a CI job, with its claims in the extensions', async () => {
+    const templates = {
+      BuildSignerURI: '{{.url}}/{{.job}}',
+      SourceRepositoryRef: 'ref',
+      RunnerEnvironment: 'none',
+      DeploymentEnvironment: 'environment',
+    }
+    const config = {
+      OIDCIssuers: {
+        [issuer.url]: { IssuerURL: issuer.url, ClientID: 'sigstore', Type: 'ci-provider', CIProvider: 'forge' },
+      },
+      CIIssuerMetadata: {
+        forge: {
+          DefaultTemplateValues: { url: 'https://forge.example', none: '' },
+          ExtensionTemplates: templates,
+          SubjectAlternativeNameTemplate: '{{.url}}/{{.job}}',
+        },
+      },
+    }
+    const by = await open({ issuers: parseFulcioConfig(JSON.stringify(config)) })
+    const { certificate } = await by.issue(
+      await request({ job: 'org/job', ref: 'refs/heads/ä', environment: 7 }, 'subject-1'),
+    )
+    expect(decodeFulcioExtensions(parseCertificate(certificate))).toEqual({
+      issuer: issuer.url,
+      buildSignerUri: 'https://forge.example/org/job',
+      sourceRepositoryRef: 'refs/heads/ä',
+      deploymentEnvironment: '7',
+      tokenSubject: 'subject-1',
+    })
+    expect(new X509Certificate(certificate).subjectAltName).toBe('URI:https://forge.example/org/job')
+  })
+
+  test('of a user name, as otherName', async () => {
+    const by = await open({ issuers: policies({ Type: 'username', SubjectDomain: '127.0.0.1' }) })
+    const { certificate } = await by.issue(await request({}, 'subject-1'))
+    expect(parseCertificate(certificate).subjectAltNames).toEqual([
+      { type: 'otherName', oid: OID.fulcioUsername, value: 'subject-1!127.0.0.1' },
+    ])
+    expect(new X509Certificate(certificate).subjectAltName).toMatch(/^othername:/)
+  })
+
   test('under a fresh serial each time', async () => {
     const serials = new Set<string>()
     for (let n = 0; n < 20; n++) serials.add((await authority.issue(await request())).serialHex)
@@ -161,6 +203,11 @@ describe('refuses, before the HSM or the log is asked,', () => {
       'a weak key',
       async () => await request({}, 'jo@example.com', generateKeyPairSync('rsa', { modulusLength: 1024 })),
       'insecure_public_key',
+    ],
+    [
+      'a name that is not ASCII',
+      () => request({ email: 'jö@example.com' }, 'jö@example.com'),
+      'invalid_identity_token',
     ],
     ['a client that has gone', async () => ({ ...(await request()), signal: AbortSignal.abort() }), 'cancelled'],
   ])('%s', async (_, make, code) => {

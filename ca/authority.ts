@@ -58,6 +58,8 @@ export interface IssuanceRequest {
 }
 
 export interface Issued {
+  /** DER. */
+  readonly certificate: Uint8Array
   /** DER: the certificate and the CA's chain with the root. */
   readonly chain: readonly Uint8Array[]
   readonly serialHex: string
@@ -144,6 +146,7 @@ async function issue(office: Office, request: IssuanceRequest): Promise<Issued> 
   const certificate = await signTbs(office, prepared.certificateTbs([logged.sct]))
   checkOwnOutput(office, certificate, wanted, logged)
   return {
+    certificate,
     chain: [certificate, ...office.issuing.certificates],
     serialHex: Buffer.from(wanted.serial).toString('hex'),
     issuer: token.issuer,

@@ -17,6 +17,8 @@ export function caSection(
   authority: Authority,
   options: { readonly logger?: Pick<Logger, 'warn' | 'error'> } = {},
 ): Section {
+  // Every answer ends with these: encoded once.
+  const chainPems = authority.chain.map((der) => encodePem('CERTIFICATE', der))
   const post = (path: string, answer: Endpoint['answer']): Endpoint => ({
     method: 'POST',
     path,
@@ -28,20 +30,13 @@ export function caSection(
     name: 'ca',
     endpoints: [
       post('/api/v2/signingCert', async (request) =>
-        v2Certificate(await issue(authority, request, readV2Request(request))),
+        v2Certificate(await issue(authority, request, readV2Request(request)), chainPems),
       ),
       post('/api/v1/signingCert', async (request) =>
-        v1Certificate(await issue(authority, request, readV1Request(request))),
+        v1Certificate(await issue(authority, request, readV1Request(request)), chainPems),
       ),
-      get('/api/v2/trustBundle', () =>
-        json(200, { chains: [{ certificates: authority.chain.map((der) => encodePem('CERTIFICATE', der)) }] }),
-      ),
-      get('/api/v1/rootCert', () =>
-        pemChain(
-          200,
-          authority.chain.map((der) => encodePem('CERTIFICATE', der)),
-        ),
-      ),
+      get('/api/v2/trustBundle', () => json(200, { chains: [{ certificates: chainPems }] })),
+      get('/api/v1/rootCert', () => pemChain(200, chainPems)),
       get('/api/v2/configuration', () => json(200, configuration(authority))),
       get('/healthz', () => json(200, { status: 'SERVING' })),
     ],
@@ -110,14 +105,18 @@ function headerToken(request: EndpointRequest): string {
   return (request.headers.authorization ?? '').replace(/^Bearer /i, '').trim()
 }
 
-function v2Certificate(issued: Issued): EndpointAnswer {
-  const certificates = issued.chain.map((der) => encodePem('CERTIFICATE', der).trimEnd())
+function v2Certificate(issued: Issued, chainPems: readonly string[]): EndpointAnswer {
+  const certificates = withChain(issued, chainPems)
   return json(200, { signedCertificateEmbeddedSct: { chain: { certificates } } }, logFields(issued))
 }
 
-function v1Certificate(issued: Issued): EndpointAnswer {
-  const pems = issued.chain.map((der) => encodePem('CERTIFICATE', der).trimEnd())
-  return { ...pemChain(201, pems), log: logFields(issued) }
+function v1Certificate(issued: Issued, chainPems: readonly string[]): EndpointAnswer {
+  return { ...pemChain(201, withChain(issued, chainPems)), log: logFields(issued) }
+}
+
+/** The certificate and its chain, each without its last line end. */
+function withChain({ certificate }: Issued, chainPems: readonly string[]): readonly string[] {
+  return [encodePem('CERTIFICATE', certificate), ...chainPems].map((pem) => pem.trimEnd())
 }
 
 function pemChain(status: number, pems: readonly string[]): EndpointAnswer {

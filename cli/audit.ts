@@ -1,6 +1,7 @@
 /**
  * `chancery audit`: what an auditor checks with a URL and a trusted root, trusting nothing that the server says.
- * Exit status: 0 verified; 1 wrong use or files; 2 the log contradicts itself or its trust root; 3 not found; 4 no answer.
+ * Exit status: 0 verified; 1 unreadable files; 2 not understood; 3 no such entry; 4 no answer; 5 the log contradicts
+ * itself or its trust root.
  */
 
 import { createHash } from 'node:crypto'
@@ -45,7 +46,6 @@ export function register(program: Command): void {
     .option('--root <file>', "the mirror's root.json, obtained out of band")
     .option('--json', 'one JSON object instead of text')
     .option('--recount', 'read the whole log and recompute its root')
-    .configureHelp({ showGlobalOptions: true })
     .addHelpText('after', `${EXIT_STATUS}${RECOUNT_EXAMPLES}`)
     .action(async (options: CommonOptions & { recount?: boolean }, command: Command) => {
       if (options.recount === true) await judged(options, recount)
@@ -56,7 +56,6 @@ export function register(program: Command): void {
     .summary('fetch an entry with its proof, verify and save it')
     .description('<what> is a digest (sha256:HEX or HEX), an entry UUID, or a log index.')
     .option('--output <file>', 'save the proven entry as JSON (TransparencyLogEntry, as bundles hold it)')
-    .configureHelp({ showGlobalOptions: true })
     .addHelpText('after', `${EXIT_STATUS}${PROOF_EXAMPLES}`)
     .action(async (what: string, _: unknown, command: Command) => {
       await judged(command.optsWithGlobals<CommonOptions & { output?: string }>(), (options) => proof(what, options))
@@ -64,7 +63,6 @@ export function register(program: Command): void {
   audit
     .command('verify <file>')
     .summary('verify a saved proof again, without any network')
-    .configureHelp({ showGlobalOptions: true })
     .addHelpText('after', EXIT_STATUS)
     .action(async (file: string, _: unknown, command: Command) => {
       await judged(command.optsWithGlobals<CommonOptions>(), (options) => verifySaved(file, options))
@@ -75,7 +73,6 @@ export function register(program: Command): void {
     .requiredOption('--state <file>', 'where the last verified checkpoint is kept')
     .option('--once', 'check once and end, for cron')
     .option('--interval <seconds>', 'time between checks', '60')
-    .configureHelp({ showGlobalOptions: true })
     .addHelpText('after', `${EXIT_STATUS}${WATCH_EXAMPLES}`)
     .action(async (_: unknown, command: Command) => {
       await judged(command.optsWithGlobals<WatchOptions>(), watch)
@@ -83,7 +80,6 @@ export function register(program: Command): void {
   audit
     .command('log')
     .summary('read the whole log and recompute its root (the same as audit --recount)')
-    .configureHelp({ showGlobalOptions: true })
     .addHelpText('after', `${EXIT_STATUS}${RECOUNT_EXAMPLES}`)
     .action(async (_: unknown, command: Command) => {
       await judged(command.optsWithGlobals<CommonOptions>(), recount)
@@ -91,8 +87,10 @@ export function register(program: Command): void {
 }
 
 const EXIT_STATUS = `
-Exit status: 0 verified, 1 wrong use or unreadable files, 2 the log contradicts itself or its trust root,
-3 no such entry, 4 the log gives no answer.
+Every audit command takes --url, --log, --json and a trust root: see chancery audit --help.
+
+Exit status: 0 verified, 1 unreadable files or trust root, 2 not understood, 3 no such entry,
+4 the log gives no answer, 5 the log contradicts itself or its trust root.
 `
 const PROOF_EXAMPLES = `
 Examples:
@@ -122,28 +120,31 @@ async function judged<O extends CommonOptions>(options: O, check: (options: O) =
   } catch (error) {
     if (error instanceof VerifierError) {
       process.exitCode = EXIT_OF[error.code]
-      const headline = EXIT_OF[error.code] === 2 ? 'NOT VERIFIED' : 'not checked'
+      const headline = EXIT_OF[error.code] === EXIT_CONTRADICTED ? 'NOT VERIFIED' : 'not checked'
       print(options, [], { verified: false, code: error.code, message: error.message })
       process.stderr.write(`chancery: ${headline} (${error.code}): ${error.message}\n${NEXT[error.code] ?? ''}`)
-    } else if (error instanceof TrustedRootError || error instanceof AuditUseError) {
-      process.exitCode = 1
+    } else if (error instanceof TrustedRootError || error instanceof AuditUseError || error instanceof AuditFileError) {
+      process.exitCode = error instanceof AuditUseError ? 2 : 1
       print(options, [], { verified: false, code: 'use', message: error.message })
       process.stderr.write(`chancery: ${error.message}\n`)
     } else throw error
   }
 }
 
+/** Unlike any failure of the command itself, so that a cron job can shout for it alone. */
+const EXIT_CONTRADICTED = 5
+
 /** A code without a status does not compile. */
 const EXIT_OF = {
-  bad_signature: 2,
-  bad_proof: 2,
-  bad_promise: 2,
-  outside_window: 2,
-  wrong_entry: 2,
-  fork: 2,
-  rollback: 2,
-  unknown_log: 2,
-  malformed: 2,
+  bad_signature: EXIT_CONTRADICTED,
+  bad_proof: EXIT_CONTRADICTED,
+  bad_promise: EXIT_CONTRADICTED,
+  outside_window: EXIT_CONTRADICTED,
+  wrong_entry: EXIT_CONTRADICTED,
+  fork: EXIT_CONTRADICTED,
+  rollback: EXIT_CONTRADICTED,
+  unknown_log: EXIT_CONTRADICTED,
+  malformed: EXIT_CONTRADICTED,
   not_found: 3,
   unreachable: 4,
 } satisfies Record<VerifierErrorCode, number>
@@ -156,7 +157,11 @@ const NEXT: Partial<Record<VerifierErrorCode, string>> = {
   unreachable: 'Is --url right, and the log running? Try: curl -i URL/api/v1/log (v1) or URL/checkpoint (v2)\n',
 }
 
+/** The command line was not understood. */
 class AuditUseError extends Error {}
+
+/** A file of the auditor's own cannot be used. */
+class AuditFileError extends Error {}
 
 function print(options: CommonOptions, lines: readonly string[], json: Readonly<Record<string, unknown>>): void {
   if (options.json === true) process.stdout.write(`${JSON.stringify(json)}\n`)
@@ -190,7 +195,7 @@ async function proof(what: string, options: CommonOptions & { output?: string })
 
 async function verifySaved(file: string, options: CommonOptions): Promise<Verdict> {
   const text = await readFile(file, 'utf8').catch((error: unknown) => {
-    throw new AuditUseError(`${file} cannot be read`, { cause: error })
+    throw new AuditFileError(`${file} cannot be read`, { cause: error })
   })
   const logs = readTrustedLogs(await loadTrustedRoot(options))
   let saved: unknown
@@ -203,6 +208,17 @@ async function verifySaved(file: string, options: CommonOptions): Promise<Verdic
   if (entries.length === 0) throw new VerifierError('malformed', `${file} holds no entry`)
   const verified = entries.map((entry) => describe(entry, logs))
   return { lines: verified.flatMap(({ lines }) => lines), json: { entries: verified.map(({ json }) => json) } }
+}
+
+/** The newest checkpoint, verified, and of the kind of log that was asked for: both kinds stand in one trust root. */
+async function signedHead(remote: RemoteLog, logs: readonly TrustedLog[]) {
+  const note = await remote.checkpoint()
+  const { checkpoint } = verifySignedCheckpoint(note, logs)
+  const isV1 = / - \d+$/.test(checkpoint.origin)
+  if (isV1 !== (remote.version === 1)) {
+    throw new VerifierError('unknown_log', `this is the log ${checkpoint.origin}, not a Rekor v${remote.version}`)
+  }
+  return { note, checkpoint }
 }
 
 interface Asked {
@@ -307,8 +323,7 @@ async function watch(options: WatchOptions): Promise<Verdict> {
 async function watchOnce(options: WatchOptions): Promise<Verdict> {
   const { remote, logs } = await open(options)
   const olderNote = await readState(options.state)
-  const newerNote = await remote.checkpoint()
-  const newer = verifySignedCheckpoint(newerNote, logs).checkpoint
+  const { note: newerNote, checkpoint: newer } = await signedHead(remote, logs)
   if (olderNote !== undefined) {
     const older = verifySignedCheckpoint(olderNote, logs).checkpoint
     let proof: Uint8Array[] = []
@@ -316,7 +331,7 @@ async function watchOnce(options: WatchOptions): Promise<Verdict> {
       if (older.size > 0 && older.size < newer.size) proof = await remote.consistencyProof(older.size, newer.size)
       verifyGrowth(older, newer, proof)
     } catch (error) {
-      if (!(error instanceof VerifierError) || EXIT_OF[error.code] !== 2) throw error
+      if (!(error instanceof VerifierError) || EXIT_OF[error.code] !== EXIT_CONTRADICTED) throw error
       const evidence = `${options.state}.evidence-${new Date().toISOString().replaceAll(':', '')}.json`
       const found = { url: options.url, code: error.code, older: olderNote, newer: newerNote, proof: proof.map(toHex) }
       await writeFile(evidence, `${JSON.stringify(found, undefined, 2)}\n`)
@@ -347,7 +362,7 @@ async function readState(path: string): Promise<string | undefined> {
     text = await readFile(path, 'utf8')
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
-    throw new AuditUseError(`${path} cannot be read`, { cause: error })
+    throw new AuditFileError(`${path} cannot be read`, { cause: error })
   }
   try {
     const state: unknown = JSON.parse(text)
@@ -356,7 +371,7 @@ async function readState(path: string): Promise<string | undefined> {
   } catch {
     // Falls through to the one message for every damaged state.
   }
-  throw new AuditUseError(
+  throw new AuditFileError(
     `${path} is not a state of audit watch; without it a fork cannot be seen, so it is not replaced`,
   )
 }
@@ -376,7 +391,7 @@ const PROGRESS_EVERY = 65_536
  */
 async function recount(options: CommonOptions): Promise<Verdict> {
   const { remote, logs } = await open(options)
-  const { checkpoint } = verifySignedCheckpoint(await remote.checkpoint(), logs)
+  const { checkpoint } = await signedHead(remote, logs)
   const { size, origin } = checkpoint
   const leaves: Buffer[] = []
   for (let n = 0; leaves.length < size; n++) {

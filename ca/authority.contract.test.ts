@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { FulcioSigner } from '@sigstore/sign'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { listen, type Listener } from '#http'
-import { parseFulcioConfig } from '#policy'
+import { type IssuerPolicy, parseFulcioConfig } from '#policy'
 import { startIssuer, type TestIssuer } from '../test/support/oidc-issuer.ts'
 import { type SofthsmCa, softhsmCa } from '../test/support/softhsm-ca.ts'
 import { type SoftwareLog, softwareLog } from '../test/support/software-ca.ts'
@@ -18,6 +18,7 @@ let hsm: SofthsmCa
 let log: SoftwareLog
 let listener: Listener
 let folder: string
+let issuers: readonly IssuerPolicy[]
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'chancery-ca-test-'))
@@ -25,7 +26,7 @@ beforeAll(async () => {
   log = softwareLog(Date.now)
   hsm = await softhsmCa(log.spkiDer)
 
-  const issuers = parseFulcioConfig(
+  issuers = parseFulcioConfig(
     JSON.stringify({
       OIDCIssuers: { [issuer.url]: { IssuerURL: issuer.url, ClientID: 'sigstore', Type: 'email' } },
     }),
@@ -135,11 +136,23 @@ describe('on SoftHSM, over HTTP', () => {
     expect((await fetch(`${listener.url}/api/v2/signingCert`)).status).toBe(501)
   })
 
-  test('the agent takes no timestamp of another log', async () => {
+  test('the agent signs over no timestamp of another log, even if the authority would', async () => {
     const other = softwareLog(Date.now)
-    log.answer = (entry) => Promise.resolve(other.sct(entry))
-    expect((await post('/api/v2/signingCert')).status).toBe(500)
-    log.answer = undefined
+    const misled = await createAuthority({
+      agent: hsm.agent,
+      key: 'issuing-ca',
+      chain: hsm.chain,
+      ctLog: other,
+      ctLogSpkiDer: other.spkiDer,
+      issuers,
+    })
+    const proof = sign('sha256', Buffer.from('jo@example.com'), client.privateKey)
+    const encoded = Buffer.from(client.publicKey.export({ format: 'der', type: 'spki' }))
+    const issued = misled.issue({ token: await issuer.token(), key: { kind: 'publicKey', encoded, proof } })
+    await expect(issued).rejects.toMatchObject({
+      code: 'internal',
+      cause: { code: 'refused', reason: 'sct_of_other_log' },
+    })
   })
 })
 

@@ -20,7 +20,7 @@ interface Part {
 
 const parts: Readonly<Record<string, Part>> = {
   x509: { layer: 0, packages: [] },
-  tlog: { layer: 0, packages: ['@noble/hashes'] },
+  tlog: { layer: 0, packages: ['@noble/curves', '@noble/hashes'] },
   native: { layer: 0, packages: [] },
   hsm: { layer: 1, packages: ['better-sqlite3', 'pino', 'pkcs11js', 'yaml', 'zod'] },
   oidc: { layer: 1, packages: ['jose', 'pino', 'prom-client'] },

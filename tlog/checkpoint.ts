@@ -4,11 +4,11 @@
  * Rekor v1's origin is `<host> - <tree id>` and its signature line is named after the host alone; its verifiers give up
  * at the first line of another key, so such a checkpoint carries exactly one.
  */
-import { p256, p384 } from '@noble/curves/nist.js'
-import { ed25519 } from '@noble/curves/ed25519.js'
+import { verifySignature } from '#note-signature'
 import { equalBytes, fromBase64, parseDecimal, toBase64 } from './bytes.ts'
 import { TlogError } from './errors.ts'
 import { keyHintC2sp, keyHintSpki, parseNote } from './note.ts'
+import { parseNoteKey } from './signature.ts'
 
 /** The text of a checkpoint. */
 export interface Checkpoint {
@@ -74,56 +74,13 @@ export function verifyCheckpoint(
   if (name !== expected.origin && signatures.length !== 1) {
     throw new TlogError('bad_signature', `${signatures.length} signature lines where Rekor v1 has one`)
   }
-  const key = verifierFor(name, expected.spkiDer)
-  const own = signatures.filter((line) => line.name === name && equalBytes(line.keyHint, key.hint))
+  const key = parseNoteKey(expected.spkiDer)
+  const hint = key.algorithm === 'Ed25519' ? keyHintC2sp(name, 1, key.raw) : keyHintSpki(key.spkiDer)
+  const own = signatures.filter((line) => line.name === name && equalBytes(line.keyHint, hint))
   if (own.length === 0) throw new TlogError('bad_signature', 'no signature of the expected key')
   const signed = new TextEncoder().encode(text)
-  if (!own.every((line) => key.verify(line.signature, signed))) {
+  if (!own.every((line) => verifySignature(key, line.signature, signed))) {
     throw new TlogError('bad_signature', 'the signature does not verify')
   }
   return checkpoint
-}
-
-interface KeyVerifier {
-  readonly hint: Uint8Array
-  verify(signature: Uint8Array, message: Uint8Array): boolean
-}
-
-/** What comes before the key's bytes in its SPKI, RFC 5480 §2 and RFC 8410 §4; the point is uncompressed. */
-const SPKI_FORMS = [
-  { prefix: '3059301306072a8648ce3d020106082a8648ce3d030107034200', length: 65, algorithm: 'P-256' },
-  { prefix: '3076301006072a8648ce3d020106052b81040022036200', length: 97, algorithm: 'P-384' },
-  { prefix: '302a300506032b6570032100', length: 32, algorithm: 'Ed25519' },
-] as const
-
-function verifierFor(name: string, spkiDer: Uint8Array): KeyVerifier {
-  const hex = Array.from(spkiDer, (byte) => byte.toString(16).padStart(2, '0')).join('')
-  const form = SPKI_FORMS.find(
-    ({ prefix, length }) => hex.startsWith(prefix) && spkiDer.length === prefix.length / 2 + length,
-  )
-  if (form === undefined) throw new TlogError('malformed_key', 'not the SPKI of a P-256, P-384 or Ed25519 key')
-  const key = spkiDer.slice(-form.length)
-  if (form.algorithm === 'Ed25519') {
-    return {
-      hint: keyHintC2sp(name, 1, key),
-      // RFC 8032 verification; ZIP-215's laxer rule would accept signatures that other verifiers refuse.
-      verify: (signature, message) => answers(() => ed25519.verify(signature, message, key, { zip215: false })),
-    }
-  }
-  const curve = form.algorithm === 'P-256' ? p256 : p384
-  return {
-    hint: keyHintSpki(spkiDer),
-    // HSMs do not normalise s, so a high one is as good.
-    verify: (signature, message) =>
-      answers(() => curve.verify(signature, message, key, { format: 'der', lowS: false, prehash: true })),
-  }
-}
-
-/** noble throws for a signature that is not one; for us that is the same refusal. */
-function answers(verify: () => boolean): boolean {
-  try {
-    return verify()
-  } catch {
-    return false
-  }
 }

@@ -6,9 +6,9 @@ import { verifyCheckpoint } from '#tlog'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Log } from './log.ts'
 import { type OpenLogOptions, openLog } from './open.ts'
-import { type AgentDouble, makeAgentDouble } from './test/agent-double.ts'
-import { checkLog } from './test/check-log.ts'
-import { textEntry } from './test/entries.ts'
+import { type AgentDouble, makeAgentDouble } from './agent-double.fixture.ts'
+import { checkLog } from './check-log.fixture.ts'
+import { textEntry } from './entries.fixture.ts'
 
 const ORIGIN = 'rekor-v1.chancery.internal - 1193050959916656506'
 const away = () => new HsmError('unavailable', 'token_gone', 'the token does not answer')

@@ -5,7 +5,7 @@
 import { createHash, createPublicKey, verify } from 'node:crypto'
 import { MerkleTree } from 'merkletreejs'
 import { expect } from 'vitest'
-import type { Log, SealedHead } from '../log.ts'
+import type { Log, SealedHead } from './log.ts'
 
 const sha256 = (...parts: Uint8Array[]): Buffer => {
   const hash = createHash('sha256')

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto'
-import type { PendingEntry } from '../log.ts'
+import type { PendingEntry } from './log.ts'
 
 /** An entry whose leaf is this text and that carries these search keys. */
 export function textEntry(text: string, searchKeys: readonly string[] = [`text:${text}`]): PendingEntry {

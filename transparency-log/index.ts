@@ -1,3 +1,4 @@
+export * from './ct/index.ts'
 export { FAULT_POINTS, type FaultHook, type FaultPoint, killAt } from './fault-points.ts'
 export type * from './log.ts'
 export { LogError } from './log.ts'

@@ -1,0 +1,3 @@
+export { CtError, type CtErrorCode } from './errors.ts'
+export { type CtSectionOptions, ctSection } from './http.ts'
+export { ctLogOf, ctSignEntry, type InProcessCtLog } from './submission.ts'

@@ -12,7 +12,7 @@ import {
   verifyDigest,
   verifyMessage,
 } from './signature.ts'
-import { digestOf, ecKeyPair, freshCost, type KeyPair, signEd25519ph, spkiOf } from './test-material.ts'
+import { digestOf, ecKeyPair, freshCost, type KeyPair, signEd25519ph, spkiOf } from './material.fixture.ts'
 
 const message = Buffer.from('what was signed')
 const ecPairs = { 'P-256': ecKeyPair('P-256'), 'P-384': ecKeyPair('P-384'), 'P-521': ecKeyPair('P-521') }

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { CheckBudget } from './limits.ts'
 import { checkChain, readPemKey } from './submitted-key.ts'
-import { ecKeyPair, pemOf } from './test-material.ts'
+import { ecKeyPair, pemOf } from './material.fixture.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'rekor-chain-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
@@ -138,7 +138,7 @@ describe('checkChain', () => {
 
   test('cannot be made to verify without end', () => {
     // Every certificate could be the issuer of every other by name.
-    const same = `${issue('same', undefined, CA)}`
+    const same = issue('same', undefined, CA)
     const others = Array.from({ length: 8 }, () => issue('same', undefined, CA)).join('')
     expect(() => check(same + others + issue('same', undefined, CA))).toThrow(/does not lead|more than 16/)
   })

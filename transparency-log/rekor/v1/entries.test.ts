@@ -16,8 +16,8 @@ import {
   pemOf,
   signEd25519ph,
   textOf,
-} from '../test-material.ts'
-import { publishedEntry } from '../testdata/published.ts'
+} from '../material.fixture.ts'
+import { publishedEntry } from '../published.fixture.ts'
 import { checkInsertion, checkRetrieval } from './entries.ts'
 
 const pair = ecKeyPair()

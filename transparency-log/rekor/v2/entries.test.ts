@@ -17,8 +17,8 @@ import {
   signEd25519ph,
   spkiOf,
   textOf,
-} from '../test-material.ts'
-import { publishedEntry } from '../testdata/published.ts'
+} from '../material.fixture.ts'
+import { publishedEntry } from '../published.fixture.ts'
 import { checkCreateEntry } from './entries.ts'
 
 const pair = ecKeyPair()
@@ -270,7 +270,7 @@ describe('dsse 0.0.2', () => {
       const entry = create(request({ ...many, signatures: [...many.signatures, many.signatures[0]] }, verifiers))
       const contents = many.signatures
         .map(({ sig }) => Buffer.from(sig, 'base64'))
-        .toSorted(Buffer.compare)
+        .toSorted((a, b) => Buffer.compare(a, b))
         .map((content) => ({ content: content.toString('base64') }))
       expect(bodyOf(entry)).toMatchObject({ spec: { dsseV002: { signatures: contents } } })
     }

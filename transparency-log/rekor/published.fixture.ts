@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 
-/** An entry of a public log with what its client signed; `published-entries.json` names its source. */
+/** An entry of a public log with what its client signed; `published-entries.fixture.json` names its source. */
 export interface PublishedEntry {
   readonly name: string
   readonly kind: string
@@ -21,7 +21,7 @@ export interface PublishedEntry {
 
 /** The entry of that name; throws if there is none. */
 export function publishedEntry(name: string): PublishedEntry {
-  const { entries } = JSON.parse(readFileSync(new URL('published-entries.json', import.meta.url), 'utf8')) as {
+  const { entries } = JSON.parse(readFileSync(new URL('published-entries.fixture.json', import.meta.url), 'utf8')) as {
     entries: readonly PublishedEntry[] // our own file
   }
   const found = entries.find((entry) => entry.name === name)

@@ -107,7 +107,12 @@ export function issuersYaml(choices: InstallationChoices): string {
   const { oidc } = urls(choices)
   const document = {
     'oidc-issuers': {
-      [oidc]: { 'issuer-url': oidc, 'client-id': 'sigstore', type: 'email', description: 'development issuer: it gives a token to whoever asks' },
+      [oidc]: {
+        'issuer-url': oidc,
+        'client-id': 'sigstore',
+        type: 'email',
+        description: 'development issuer: it gives a token to whoever asks',
+      },
     },
   }
   return `# Who may get a certificate, in the format of Fulcio's own configuration.\n${stringify(document, { lineWidth: 120 })}`

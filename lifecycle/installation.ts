@@ -1,0 +1,270 @@
+/**
+ * The making of an installation: two tokens with two PINs, every key in them, certificates, configuration and the first
+ * published trust root. It tells each step to `onStep`. Started again after an interruption it starts over: until the
+ * last step nothing of it has served anybody.
+ */
+
+import { randomBytes } from 'node:crypto'
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { stringify } from 'yaml'
+import { type AdminAgent, type Curve, type GeneratedKey, type Purpose, type SigningAgent, spawnAgent } from '#hsm'
+import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
+import { createSoftTokens, type SoftTokens } from '#hsm/softhsm'
+import { initialInventory, initTrustRoot } from '#trust-root'
+import { encodePem } from '#x509'
+import { chanceryYaml, type InstallationChoices, issuersYaml, origins, urls } from './layout.ts'
+
+export class InstallationError extends Error {
+  readonly code: 'exists' | 'not_empty'
+  constructor(code: InstallationError['code'], message: string) {
+    super(message)
+    this.name = 'InstallationError'
+    this.code = code
+  }
+}
+
+interface KeyPlan {
+  readonly name: string
+  readonly token: 'root' | 'online'
+  readonly curve: Curve
+}
+
+/** P-256 for every log and the TSA (no client takes all other kinds), P-384 for the root that must last. */
+const keyPlans: readonly KeyPlan[] = [
+  { name: 'root-ca', token: 'root', curve: 'P-384' },
+  { name: 'tuf-root', token: 'root', curve: 'P-256' },
+  { name: 'issuing-ca', token: 'online', curve: 'P-256' },
+  { name: 'ct', token: 'online', curve: 'P-256' },
+  { name: 'rekor-v1', token: 'online', curve: 'P-256' },
+  { name: 'rekor-v2', token: 'online', curve: 'P-256' },
+  { name: 'tsa', token: 'online', curve: 'P-256' },
+  { name: 'tuf-online', token: 'online', curve: 'P-256' },
+]
+
+const tokenLabels = { root: 'chancery-root', online: 'chancery-online' } as const
+
+/** Written first and removed last: a folder that has it was never finished. */
+const unfinishedMark = '.init-unfinished'
+
+/** Makes an installation in `dataDir`, a folder that is absent, empty, or left unfinished by an earlier call. */
+export async function createInstallation(
+  dataDir: string,
+  choices: InstallationChoices,
+  onStep: (step: string) => void,
+): Promise<void> {
+  prepareFolder(dataDir)
+  onStep('two SoftHSM tokens: root and online')
+  const tokens = await createSoftTokens({
+    folder: join(dataDir, 'hsm'),
+    labels: [tokenLabels.root, tokenLabels.online],
+  })
+
+  onStep(`${keyPlans.length} keys, generated in the tokens`)
+  const keys = await generateKeys(dataDir, tokens)
+  writeAgentConfig(dataDir, 'root', agentConfig(tokens, 'root', rootKeys(keys)))
+
+  onStep('certificates: root CA, issuing CA, timestamp authority')
+  const chains = await certify(dataDir, choices, keys)
+  writePem(join(dataDir, 'ca/root.pem'), [chains.root])
+  writePem(join(dataDir, 'ca/issuing-ca.pem'), [chains.issuing])
+  writePem(join(dataDir, 'ca/chain.pem'), [chains.issuing, chains.root])
+  writePem(join(dataDir, 'timestamp/chain.pem'), [chains.timestamp, chains.root])
+  writeAgentConfig(dataDir, 'online', agentConfig(tokens, 'online', onlineKeys(keys, choices)))
+
+  onStep('trust root: TUF repository, trusted root, signing configurations')
+  await publishTrustRoot(dataDir, choices, keys, chains)
+
+  onStep('configuration')
+  writeFileSync(join(dataDir, 'ca/issuers.yaml'), issuersYaml(choices), { mode: 0o600 })
+  writeFileSync(join(dataDir, 'chancery.yaml'), chanceryYaml(choices), { mode: 0o600 })
+  rmSync(join(dataDir, unfinishedMark))
+}
+
+/** A random positive int64 for a Rekor v1 tree, decimal; its top byte is kept clear so that no client's parser overflows. */
+export function newTreeId(): string {
+  return (BigInt(`0x${randomBytes(7).toString('hex')}`) + 2n ** 56n).toString()
+}
+
+function prepareFolder(dataDir: string): void {
+  if (existsSync(join(dataDir, unfinishedMark))) {
+    for (const name of readdirSync(dataDir)) rmSync(join(dataDir, name), { recursive: true })
+  } else if (existsSync(join(dataDir, 'chancery.yaml'))) {
+    throw new InstallationError(
+      'exists',
+      `${dataDir} holds an installation already; serve it with: chancery serve --data ${dataDir}`,
+    )
+  } else if (existsSync(dataDir) && readdirSync(dataDir).length > 0) {
+    throw new InstallationError(
+      'not_empty',
+      `${dataDir} is not empty and not an installation; choose another folder with --data`,
+    )
+  }
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+  chmodSync(dataDir, 0o700)
+  writeFileSync(join(dataDir, unfinishedMark), '')
+  for (const folder of ['agent', 'ca', 'logs', 'timestamp', 'trust-root', 'run'])
+    mkdirSync(join(dataDir, folder), { mode: 0o700 })
+}
+
+type Keys = ReadonlyMap<string, GeneratedKey>
+
+async function generateKeys(dataDir: string, tokens: SoftTokens): Promise<Keys> {
+  const both = {
+    ...agentConfig(tokens, 'root', {}),
+    state: 'ceremony',
+    tokens: { ...tokenConfig(tokens, 'root'), ...tokenConfig(tokens, 'online') },
+  }
+  writeAgentConfig(dataDir, 'ceremony', { ...both, adminWhenSpawned: true })
+  const keys = await withAdmin(dataDir, 'ceremony', async (admin) => {
+    const made = new Map<string, GeneratedKey>()
+    for (const { name, token, curve } of keyPlans)
+      made.set(name, await admin.generateKey({ token, label: name, curve }))
+    return made
+  })
+  // The ceremony's agent opened both tokens; no later one does.
+  rmSync(join(dataDir, 'agent/ceremony.yaml'))
+  rmSync(join(dataDir, 'agent/ceremony'), { recursive: true, force: true })
+  return keys
+}
+
+interface Certificates {
+  readonly root: Uint8Array
+  readonly issuing: Uint8Array
+  readonly timestamp: Uint8Array
+}
+
+async function certify(dataDir: string, { domain }: InstallationChoices, keys: Keys): Promise<Certificates> {
+  return await withAdmin(dataDir, 'root', async (agent) => {
+    const common = { agent, key: 'root-ca', now: new Date() }
+    const name = (commonName: string) => ({ commonName, organization: domain })
+    const root = await issueRootCertificate({ ...common, name: name(`${domain} root`) })
+    const below = { ...common, issuerDer: root }
+    const issuing = await issueIntermediateCertificate({
+      ...below,
+      name: name(`${domain} issuing CA`),
+      subject: keyOf(keys, 'issuing-ca'),
+    })
+    const timestamp = await issueTimestampCertificate({
+      ...below,
+      name: name(`${domain} timestamp authority`),
+      subject: keyOf(keys, 'tsa'),
+    })
+    return { root, issuing, timestamp }
+  })
+}
+
+async function publishTrustRoot(
+  dataDir: string,
+  choices: InstallationChoices,
+  keys: Keys,
+  chains: Certificates,
+): Promise<void> {
+  const url = urls(choices)
+  const origin = origins(choices)
+  const inventory = initialInventory({
+    operator: choices.domain,
+    defaultRekor: 1,
+    now: new Date(),
+    certificateAuthority: { url: url.ca, chain: [chains.issuing, chains.root] },
+    ctLog: { url: url.ct, origin: origin.ct, spkiDer: keyOf(keys, 'ct').spkiDer },
+    rekorV1: { url: url.rekorV1, origin: origin.rekorV1, spkiDer: keyOf(keys, 'rekor-v1').spkiDer },
+    rekorV2: { url: url.rekorV2, origin: origin.rekorV2, spkiDer: keyOf(keys, 'rekor-v2').spkiDer },
+    timestampAuthority: { url: `${url.timestamp}/api/v1/timestamp`, chain: [chains.timestamp, chains.root] },
+    oidcIssuer: { url: url.oidc },
+  })
+  const online = await spawnAgent({ configPath: join(dataDir, 'agent/online.yaml') })
+  try {
+    const withRootAgent = async <T>(use: (agent: SigningAgent) => Promise<T>) => await withAdmin(dataDir, 'root', use)
+    const trustRoot = await initTrustRoot(
+      { folder: join(dataDir, 'trust-root'), agent: online.agent, withRootAgent },
+      inventory,
+    )
+    await trustRoot.close()
+  } finally {
+    await online.close()
+  }
+}
+
+async function withAdmin<T>(dataDir: string, name: string, use: (admin: AdminAgent) => Promise<T>): Promise<T> {
+  const spawned = await spawnAgent({ configPath: join(dataDir, `agent/${name}.yaml`), admin: true })
+  try {
+    if (spawned.admin === undefined) throw new TypeError('the agent gave no admin channel')
+    return await use(spawned.admin)
+  } finally {
+    await spawned.close()
+  }
+}
+
+interface AgentKey {
+  readonly uri: string
+  readonly token: string
+  readonly spki: string
+  readonly curve: Curve
+  readonly purposes: readonly Purpose[]
+  readonly [option: string]: unknown
+}
+
+/** Paths in an agent's configuration are relative to its folder, `agent/`. */
+function agentConfig(tokens: SoftTokens, name: 'root' | 'online', keys: Readonly<Record<string, AgentKey>>) {
+  return {
+    state: name,
+    modulePath: tokens.modulePath,
+    tokens: tokenConfig(tokens, name),
+    keys,
+    adminWhenSpawned: name === 'root',
+  }
+}
+
+function tokenConfig(tokens: SoftTokens, name: 'root' | 'online') {
+  const token = tokens.tokens.find(({ label }) => label === tokenLabels[name])
+  if (token === undefined) throw new TypeError(`no token ${name} was made`)
+  return { [name]: { uri: token.uri, pinFile: token.pinFile, softhsmConf: tokens.confPath } }
+}
+
+function rootKeys(keys: Keys) {
+  return {
+    'root-ca': agentKey(keys, 'root-ca', ['caCertificate']),
+    'tuf-root': agentKey(keys, 'tuf-root', ['tuf'], { tufRoles: ['root', 'targets'] }),
+  }
+}
+
+function onlineKeys(keys: Keys, choices: InstallationChoices) {
+  const origin = origins(choices)
+  return {
+    'issuing-ca': agentKey(keys, 'issuing-ca', ['certificate'], {
+      issuerCertificate: '../ca/issuing-ca.pem',
+      ctKey: 'ct',
+      maxValiditySeconds: 600,
+    }),
+    ct: agentKey(keys, 'ct', ['sct', 'treeHead'], { origin: origin.ct, style: 'ct' }),
+    'rekor-v1': agentKey(keys, 'rekor-v1', ['set', 'treeHead'], { origin: origin.rekorV1, style: 'rekor-v1' }),
+    'rekor-v2': agentKey(keys, 'rekor-v2', ['treeHead'], { origin: origin.rekorV2, style: 'tlog' }),
+    tsa: agentKey(keys, 'tsa', ['timestamp']),
+    'tuf-online': agentKey(keys, 'tuf-online', ['tuf'], { tufRoles: ['snapshot', 'timestamp'] }),
+  }
+}
+
+function agentKey(
+  keys: Keys,
+  name: string,
+  purposes: readonly Purpose[],
+  options: Readonly<Record<string, unknown>> = {},
+): AgentKey {
+  const { uri, token, spkiDer, curve } = keyOf(keys, name)
+  return { uri, token, spki: Buffer.from(spkiDer).toString('base64'), curve, purposes, ...options }
+}
+
+function keyOf(keys: Keys, name: string): GeneratedKey {
+  const key = keys.get(name)
+  if (key === undefined) throw new TypeError(`key ${name} was not generated`)
+  return key
+}
+
+function writeAgentConfig(dataDir: string, name: string, config: unknown): void {
+  writeFileSync(join(dataDir, `agent/${name}.yaml`), stringify(config, { lineWidth: 120 }), { mode: 0o600 })
+}
+
+function writePem(file: string, certificates: readonly Uint8Array[]): void {
+  writeFileSync(file, certificates.map((der) => encodePem('CERTIFICATE', der)).join(''), { mode: 0o644 })
+}

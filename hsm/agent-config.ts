@@ -1,0 +1,298 @@
+/** `agent.yaml`: what an agent may do. Every field is told here; unknown ones are errors. */
+import { readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { parse } from 'yaml'
+import { z } from 'zod'
+import { decodePem, makeIssuer, parseSpki, type CertificateIssuer } from '#x509'
+import { parseKeyUri, parseTokenUri, type KeyUri, type TokenUri } from './pkcs11-uri.ts'
+import type { Curve, Purpose, TufRole } from './signing.ts'
+
+/** The configuration cannot be used; nothing was opened. */
+export class AgentConfigError extends Error {
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'AgentConfigError'
+  }
+}
+
+const DAY_SECONDS = 24 * 60 * 60
+const name = z.string().regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'names are 1 to 63 of a-z 0-9 . _ -')
+const seconds = z.int().positive()
+
+const keySchema = z.strictObject({
+  uri: z.string().describe('RFC 7512 URI of the private key with its id'),
+  token: name.describe('name of its token below `tokens`'),
+  spki: z.base64().describe('SubjectPublicKeyInfo, base64: the key on the token must be this one'),
+  curve: z.enum(['P-256', 'P-384']),
+  purposes: z.array(z.enum(['certificate', 'treeHead', 'sct', 'set', 'timestamp', 'tuf', 'caCertificate'])).min(1),
+  origin: z
+    .string()
+    .regex(/^[A-Za-z][\x20-\x7e]{0,254}$/)
+    .optional()
+    .describe('treeHead: the one log of this key, first line of its checkpoints'),
+  style: z
+    .enum(['rekor-v1', 'tlog', 'ct'])
+    .optional()
+    .describe('treeHead: signed note of Rekor v1 or of C2SP tlog-checkpoint, or RFC 6962 tree head'),
+  issuerCertificate: z
+    .string()
+    .optional()
+    .describe('certificate, caCertificate: PEM file of the certificate of this key, whose name it signs under'),
+  ctKey: z
+    .string()
+    .optional()
+    .describe('certificate: the CT log whose SCT a final certificate must have; name of a key here or SPKI in base64'),
+  maxValiditySeconds: seconds.optional().describe('certificate: 3600 unless told; caCertificate: 10 years'),
+  certificatesPerMinute: z.int().positive().default(60_000).describe('certificate: precertificates a minute at most'),
+  maxEntryAgeSeconds: seconds
+    .default(DAY_SECONDS)
+    .describe('sct, set, treeHead of ct: how old a time may be; raise it to seal what an outage of days left unsealed'),
+  tufRoles: z.array(z.enum(['root', 'targets', 'snapshot', 'timestamp'])).optional(),
+  tufMaxValidityDays: z
+    .partialRecord(z.enum(['root', 'targets', 'snapshot', 'timestamp']), z.int().positive())
+    .optional()
+    .describe('tuf: how far ahead `expires` may lie; root and targets 400, snapshot and timestamp 31 unless told'),
+})
+
+const schema = z.strictObject({
+  state: z.string().describe("folder of the agent's own state; one agent only, in no backup of the data"),
+  modulePath: z.string().describe('PKCS#11 library'),
+  tokens: z.record(
+    name,
+    z.strictObject({
+      uri: z.string().describe('RFC 7512 URI; every attribute must match, and exactly one token'),
+      pinFile: z.string().describe('file with the user PIN, readable by its owner alone'),
+      softhsmConf: z.string().optional().describe('SOFTHSM2_CONF for a SoftHSM token; the same for all tokens'),
+    }),
+  ),
+  keys: z.record(name, keySchema).default({}),
+  sockets: z
+    .strictObject({
+      signing: z.string().optional().describe('unix socket for services'),
+      admin: z.string().optional().describe('unix socket for operators'),
+    })
+    .default({}),
+  allowedUids: z
+    .array(z.int().nonnegative())
+    .default([])
+    .describe('users beside our own that may connect to the signing socket; the admin socket is for our own user'),
+  adminWhenSpawned: z.boolean().default(false).describe('serve the admin channel to a process that spawned this agent'),
+  sessions: z.int().min(1).max(64).default(4).describe('sessions for each token'),
+  inFlight: z.int().min(1).max(65_536).default(2048).describe('requests under way at most; more are answered busy'),
+  watchdogSeconds: z
+    .int()
+    .min(2)
+    .max(600)
+    .default(15)
+    .describe('a call into the module that takes longer ends the agent'),
+})
+
+export interface TokenConfig {
+  readonly name: string
+  readonly uri: TokenUri
+  readonly pinFile: string
+}
+
+export interface KeyConfig {
+  readonly name: string
+  readonly uri: KeyUri
+  readonly token: string
+  readonly spkiDer: Uint8Array
+  readonly curve: Curve
+  readonly purposes: ReadonlySet<Purpose>
+  readonly origin: string | undefined
+  readonly style: 'rekor-v1' | 'tlog' | 'ct' | undefined
+  readonly issuer: CertificateIssuer | undefined
+  readonly ctSpkiDer: Uint8Array | undefined
+  readonly maxValiditySeconds: number | undefined
+  readonly certificatesPerMinute: number
+  readonly maxEntryAgeSeconds: number
+  readonly tufRoles: ReadonlySet<TufRole>
+  readonly tufMaxValiditySeconds: Readonly<Record<TufRole, number>>
+}
+
+export interface AgentConfig {
+  readonly stateFolder: string
+  readonly modulePath: string
+  readonly softhsmConf: string | undefined
+  readonly tokens: ReadonlyMap<string, TokenConfig>
+  readonly keys: ReadonlyMap<string, KeyConfig>
+  readonly signingSocket: string | undefined
+  readonly adminSocket: string | undefined
+  readonly allowedUids: readonly number[]
+  readonly adminWhenSpawned: boolean
+  readonly sessions: number
+  readonly inFlight: number
+  readonly watchdogSeconds: number
+}
+
+/** Reads `agent.yaml`; relative paths are relative to its folder. Throws `AgentConfigError`. */
+export function loadAgentConfig(path: string): AgentConfig {
+  const folder = dirname(resolve(path))
+  return parseAgentConfig(readText(path), folder)
+}
+
+/** The configuration in `text`, with relative paths below `folder`; reads the certificates that it names. */
+export function parseAgentConfig(text: string, folder: string): AgentConfig {
+  let document: unknown
+  try {
+    document = parse(text)
+  } catch (error) {
+    throw new AgentConfigError('agent configuration is not YAML', { cause: error })
+  }
+  const result = schema.safeParse(document)
+  if (!result.success) throw new AgentConfigError(`agent configuration: ${z.prettifyError(result.error)}`)
+  const raw = result.data
+  const at = (relative: string) => resolve(folder, relative)
+  const tokens = new Map(
+    Object.entries(raw.tokens).map(([token, value]) => [
+      token,
+      { name: token, uri: reading(`tokens.${token}.uri`, () => parseTokenUri(value.uri)), pinFile: at(value.pinFile) },
+    ]),
+  )
+  const confs = new Set(
+    Object.values(raw.tokens)
+      .map((token) => token.softhsmConf)
+      .filter((conf) => conf !== undefined),
+  )
+  if (confs.size > 1) throw new AgentConfigError('tokens have different softhsmConf: the module reads one alone')
+  const [softhsmConf] = confs
+  const keys = new Map(
+    Object.entries(raw.keys).map(([key, value]) => [key, reading(`keys.${key}`, () => keyConfig(key, value, raw, at))]),
+  )
+  checkKeysTogether(keys)
+  return {
+    stateFolder: at(raw.state),
+    modulePath: at(raw.modulePath),
+    softhsmConf: softhsmConf === undefined ? undefined : at(softhsmConf),
+    tokens,
+    keys,
+    signingSocket: raw.sockets.signing === undefined ? undefined : socketPath(at(raw.sockets.signing)),
+    adminSocket: raw.sockets.admin === undefined ? undefined : socketPath(at(raw.sockets.admin)),
+    allowedUids: raw.allowedUids,
+    adminWhenSpawned: raw.adminWhenSpawned,
+    sessions: raw.sessions,
+    inFlight: raw.inFlight,
+    watchdogSeconds: raw.watchdogSeconds,
+  }
+}
+
+/**
+ * The purposes that one key may have together. A log signs its heads and its promises; everything else has a key of its
+ * own, so that a mistake in one structure never speaks for another service.
+ */
+const PURPOSE_SETS: readonly (readonly Purpose[])[] = [
+  ['certificate'],
+  ['treeHead', 'sct'],
+  ['treeHead', 'set'],
+  ['treeHead'],
+  ['timestamp'],
+  ['tuf'],
+  ['caCertificate'],
+]
+
+function keyConfig(
+  key: string,
+  value: z.infer<typeof keySchema>,
+  whole: z.infer<typeof schema>,
+  at: (relative: string) => string,
+): KeyConfig {
+  if (whole.tokens[value.token] === undefined) throw new AgentConfigError(`token ${value.token} is not configured`)
+  const spkiDer = ecSpki(value.spki, value.curve)
+  const purposes = new Set(value.purposes)
+  if (!PURPOSE_SETS.some((set) => set.length === purposes.size && set.every((purpose) => purposes.has(purpose)))) {
+    throw new AgentConfigError(`purposes ${[...purposes].join(', ')} may not share a key`)
+  }
+  const needs = (purpose: Purpose, field: string, found: unknown) => {
+    if (purposes.has(purpose) && found === undefined) throw new AgentConfigError(`purpose ${purpose} needs ${field}`)
+  }
+  needs('certificate', 'issuerCertificate', value.issuerCertificate)
+  needs('certificate', 'ctKey', value.ctKey)
+  needs('treeHead', 'origin', value.origin)
+  needs('treeHead', 'style', value.style)
+  needs('tuf', 'tufRoles', value.tufRoles)
+  if (purposes.has('sct') && value.style !== 'ct') throw new AgentConfigError('purpose sct needs style ct')
+  if (purposes.has('set') && value.style !== 'rekor-v1') throw new AgentConfigError('purpose set needs style rekor-v1')
+  // Clients take P-256 alone for logs, and RFC 6962 signatures name SHA-256.
+  if (value.curve !== 'P-256' && !purposes.has('certificate') && !purposes.has('caCertificate')) {
+    throw new AgentConfigError(`curve ${value.curve} is for certificate authorities only`)
+  }
+  const days = value.tufMaxValidityDays ?? {}
+  return {
+    name: key,
+    uri: parseKeyUri(value.uri),
+    token: value.token,
+    spkiDer,
+    curve: value.curve,
+    purposes,
+    origin: value.origin,
+    style: value.style,
+    issuer: value.issuerCertificate === undefined ? undefined : issuerOf(at(value.issuerCertificate), spkiDer),
+    ctSpkiDer: value.ctKey === undefined ? undefined : ecSpki(whole.keys[value.ctKey]?.spki ?? value.ctKey, 'P-256'),
+    maxValiditySeconds: value.maxValiditySeconds,
+    certificatesPerMinute: value.certificatesPerMinute,
+    maxEntryAgeSeconds: value.maxEntryAgeSeconds,
+    tufRoles: new Set(value.tufRoles),
+    tufMaxValiditySeconds: {
+      root: (days.root ?? 400) * DAY_SECONDS,
+      targets: (days.targets ?? 400) * DAY_SECONDS,
+      snapshot: (days.snapshot ?? 31) * DAY_SECONDS,
+      timestamp: (days.timestamp ?? 31) * DAY_SECONDS,
+    },
+  }
+}
+
+/** Two names for one key would let one service speak with the other's voice; two keys for one origin have two guards. */
+function checkKeysTogether(keys: ReadonlyMap<string, KeyConfig>): void {
+  const bySpki = new Map<string, string>()
+  const byOrigin = new Map<string, string>()
+  for (const key of keys.values()) {
+    const spki = Buffer.from(key.spkiDer).toString('base64')
+    const twin = bySpki.get(spki)
+    if (twin !== undefined) throw new AgentConfigError(`keys ${twin} and ${key.name} are the same key`)
+    bySpki.set(spki, key.name)
+    if (key.origin === undefined) continue
+    const rival = byOrigin.get(key.origin)
+    if (rival !== undefined) throw new AgentConfigError(`keys ${rival} and ${key.name} have the same origin`)
+    byOrigin.set(key.origin, key.name)
+  }
+}
+
+function issuerOf(path: string, spkiDer: Uint8Array): CertificateIssuer {
+  const [block] = decodePem(readText(path), { labels: ['CERTIFICATE'] })
+  if (block === undefined) throw new AgentConfigError(`${path} holds no certificate`)
+  const issuer = makeIssuer(block.der)
+  if (!Buffer.from(issuer.certificate.publicKey.spkiDer).equals(spkiDer)) {
+    throw new AgentConfigError(`${path} is the certificate of another key`)
+  }
+  return issuer
+}
+
+function ecSpki(base64: string, curve: Curve): Uint8Array {
+  const key = parseSpki(Uint8Array.from(Buffer.from(base64, 'base64')))
+  if (key.kind !== 'ecdsa' || key.curve !== curve)
+    throw new AgentConfigError(`public key is not an ECDSA key on ${curve}`)
+  return key.spkiDer
+}
+
+/** sun_path holds 108 bytes with its NUL; a longer path would be cut by some and refused by others. */
+function socketPath(path: string): string {
+  if (Buffer.byteLength(path) > 107) throw new AgentConfigError(`socket path ${path} is longer than 107 bytes`)
+  return path
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new AgentConfigError(`${path} cannot be read`, { cause: error })
+  }
+}
+
+function reading<T>(field: string, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new AgentConfigError(`${field}: ${error instanceof Error ? error.message : 'invalid'}`, { cause: error })
+  }
+}

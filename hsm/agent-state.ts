@@ -1,0 +1,375 @@
+/**
+ * What the agent must not forget: guards, latches, clocks, TUF versions, counters and the account of every use of a key.
+ * One SQLite file under the exclusive lock of one process. Reads come from memory, which is filled when the state is
+ * opened; writes go through `transaction`, are durable when it returns (`synchronous=FULL`), and are all undone, in memory
+ * too, if it throws.
+ *
+ * A thief of this file who can write it can make the agent forget a guard or a latch; the hash chain then shows a cut
+ * account only to those who kept a later row. It holds no secrets.
+ */
+import { hash } from 'node:crypto'
+import { chmodSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import Database from 'better-sqlite3'
+import type { GuardedHead, TufRole } from './signing.ts'
+
+const SCHEMA_VERSION = 1
+
+const SCHEMA = `
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE guard (
+  origin TEXT PRIMARY KEY, key_id BLOB NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, timestamp_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE latch (name TEXT PRIMARY KEY, reason TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE clock (name TEXT PRIMARY KEY, last_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE tuf (
+  name TEXT PRIMARY KEY, version INTEGER NOT NULL, digest BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE quota (name TEXT PRIMARY KEY, minute INTEGER NOT NULL, used INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE authority (key_id BLOB PRIMARY KEY, subject BLOB NOT NULL, ski BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE counter (key TEXT PRIMARY KEY, uses INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE account (
+  sequence INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, key TEXT NOT NULL, act TEXT NOT NULL, count INTEGER NOT NULL,
+  digest BLOB NOT NULL, hash BLOB NOT NULL
+) STRICT;
+`
+
+/** The state cannot be opened: held by another agent, written by a newer one, or damaged. */
+export class AgentStateError extends Error {
+  readonly code: 'locked' | 'newer_schema' | 'damaged'
+  constructor(code: AgentStateError['code'], message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'AgentStateError'
+    this.code = code
+  }
+}
+
+/** A guarded head with what else is remembered of it. */
+export interface Guard extends GuardedHead {
+  readonly origin: string
+  /** SHA-256 of the SPKI of the key that signed it. */
+  readonly keyId: Uint8Array
+  /** Of the signed tree head; 0 for notes, which have no time. */
+  readonly timestampMs: number
+}
+
+/** One line of the account. Its hash covers the line before it. */
+export interface AccountRow {
+  readonly sequence: number
+  readonly atMs: number
+  /** The key's name, or `token:<name>` for a login. */
+  readonly key: string
+  /** A purpose, `selfTest`, `withheld` (of what was accounted for, this many were not released), or an act of administration. */
+  readonly act: string
+  readonly count: number
+  /** SHA-256 of the signed message; of the digests one after the other if `count` > 1. */
+  readonly digest: Uint8Array
+}
+
+/** A certificate authority that this key signed for itself: the issuer that its later certificates must name. */
+export interface PinnedAuthority {
+  readonly subjectDer: Uint8Array
+  readonly ski: Uint8Array
+}
+
+/** Rows whose hashes are checked when the state is opened; `verifyAccount` checks all. */
+const CHECKED_AT_OPEN = 1000
+
+export class AgentState {
+  readonly #db: Database.Database
+  readonly #statements: Statements
+  readonly #guards = new Map<string, Guard>()
+  readonly #latches = new Map<string, string>()
+  readonly #clocks = new Map<string, number>()
+  readonly #tuf = new Map<string, { version: number; digest: Uint8Array }>()
+  readonly #quotas = new Map<string, { minute: number; used: number }>()
+  readonly #authorities = new Map<string, PinnedAuthority>()
+  readonly #counters = new Map<string, number>()
+  #lastSequence = 0
+  #lastHash = new Uint8Array(32)
+
+  constructor(db: Database.Database) {
+    this.#db = db
+    this.#statements = prepare(db)
+    this.#reload()
+    this.#checkAccount(Math.max(1, this.#lastSequence - CHECKED_AT_OPEN + 1))
+  }
+
+  /** Runs `change` with its writes made durable together; if it throws, nothing has happened. */
+  transaction<T>(change: () => T): T {
+    this.#db.exec('BEGIN IMMEDIATE')
+    try {
+      const result = change()
+      this.#db.exec('COMMIT')
+      return result
+    } catch (error) {
+      if (this.#db.inTransaction) this.#db.exec('ROLLBACK')
+      this.#reload()
+      throw error
+    }
+  }
+
+  guard(origin: string): Guard | undefined {
+    return this.#guards.get(origin)
+  }
+
+  guards(): readonly Guard[] {
+    return [...this.#guards.values()]
+  }
+
+  setGuard(guard: Guard): void {
+    this.#statements.guard.run(guard.origin, guard.keyId, guard.size, guard.rootHash, guard.timestampMs)
+    this.#guards.set(guard.origin, guard)
+  }
+
+  /** Why `name` (`token:…`, `key:…`, `origin:…`) is latched, or undefined. */
+  latch(name: string): string | undefined {
+    return this.#latches.get(name)
+  }
+
+  /** The first reason stays: what came after it is its consequence. */
+  setLatch(name: string, reason: string, atMs: number): void {
+    if (this.#latches.has(name)) return
+    this.#statements.latch.run(name, reason, atMs)
+    this.#latches.set(name, reason)
+  }
+
+  /** True if there was such a latch. */
+  liftLatch(name: string): boolean {
+    this.#statements.unlatch.run(name)
+    return this.#latches.delete(name)
+  }
+
+  /** The last time signed under `name`, or 0. */
+  clock(name: string): number {
+    return this.#clocks.get(name) ?? 0
+  }
+
+  setClock(name: string, lastMs: number): void {
+    this.#statements.clock.run(name, lastMs)
+    this.#clocks.set(name, lastMs)
+  }
+
+  tufVersion(key: string, role: TufRole): { readonly version: number; readonly digest: Uint8Array } | undefined {
+    return this.#tuf.get(`${key}/${role}`)
+  }
+
+  setTufVersion(key: string, role: TufRole, version: number, digest: Uint8Array): void {
+    this.#statements.tuf.run(`${key}/${role}`, version, digest)
+    this.#tuf.set(`${key}/${role}`, { version, digest })
+  }
+
+  /** Takes one of `limit` for this minute; false if none is left. */
+  takeQuota(name: string, limit: number, nowMs: number): boolean {
+    const minute = Math.floor(nowMs / 60_000)
+    const last = this.#quotas.get(name)
+    const used = last !== undefined && last.minute === minute ? last.used : 0
+    if (used >= limit) return false
+    this.#statements.quota.run(name, minute, used + 1)
+    this.#quotas.set(name, { minute, used: used + 1 })
+    return true
+  }
+
+  authority(keyId: Uint8Array): PinnedAuthority | undefined {
+    return this.#authorities.get(hex(keyId))
+  }
+
+  setAuthority(keyId: Uint8Array, authority: PinnedAuthority): void {
+    this.#statements.authority.run(keyId, authority.subjectDer, authority.ski)
+    this.#authorities.set(hex(keyId), authority)
+  }
+
+  /** Signatures released by this key, as far as is known: one that was made and not yet delivered counts. */
+  uses(key: string): number {
+    return this.#counters.get(key) ?? 0
+  }
+
+  /** Adds a line to the account; `uses` is what it adds to the key's counter. */
+  account(row: Omit<AccountRow, 'sequence'>, uses: number): void {
+    const whole = { ...row, sequence: this.#lastSequence + 1 }
+    const chained = rowHash(this.#lastHash, whole)
+    this.#statements.account.run(whole.sequence, row.atMs, row.key, row.act, row.count, row.digest, chained)
+    this.#lastSequence = whole.sequence
+    this.#lastHash = chained
+    if (uses === 0) return
+    const total = this.uses(row.key) + uses
+    this.#statements.counter.run(row.key, total)
+    this.#counters.set(row.key, total)
+  }
+
+  /** The account from its first line. */
+  accountRows(): readonly AccountRow[] {
+    return this.#rows(1).map(({ hash: _, ...row }) => row)
+  }
+
+  /** Throws `damaged` unless every line's hash follows from the line before it. */
+  verifyAccount(): void {
+    this.#checkAccount(1)
+  }
+
+  close(): void {
+    this.#db.close()
+  }
+
+  #checkAccount(from: number): void {
+    const before = from === 1 ? undefined : this.#rows(from - 1, 1)[0]
+    let previous: Uint8Array = before?.hash ?? new Uint8Array(32)
+    let expected = from
+    for (const row of this.#rows(from)) {
+      const chained = rowHash(previous, row)
+      if (row.sequence !== expected || !Buffer.from(row.hash).equals(chained)) {
+        throw new AgentStateError('damaged', `account of key uses does not chain at line ${expected}`)
+      }
+      previous = chained
+      expected++
+    }
+  }
+
+  #rows(from: number, limit = -1): (AccountRow & { hash: Uint8Array })[] {
+    return this.#statements.rows.all(from, limit) as (AccountRow & { hash: Uint8Array })[] // columns are named so
+  }
+
+  /** Fills memory from the file: at the start, and after a transaction that did not happen. */
+  #reload(): void {
+    const db = this.#db
+    const all = <T>(sql: string) => db.prepare(sql).all() as T[] // the schema is ours and STRICT
+    const refill = <K, V>(map: Map<K, V>, entries: readonly (readonly [K, V])[]) => {
+      map.clear()
+      for (const [key, value] of entries) map.set(key, value)
+    }
+    refill(
+      this.#guards,
+      all<Guard>('SELECT origin, key_id keyId, size, root rootHash, timestamp_ms timestampMs FROM guard').map(
+        (guard) => [
+          guard.origin,
+          { ...guard, keyId: Uint8Array.from(guard.keyId), rootHash: Uint8Array.from(guard.rootHash) },
+        ],
+      ),
+    )
+    refill(
+      this.#latches,
+      all<{ name: string; reason: string }>('SELECT name, reason FROM latch').map((row) => [row.name, row.reason]),
+    )
+    refill(
+      this.#clocks,
+      all<{ name: string; last: number }>('SELECT name, last_ms last FROM clock').map((row) => [row.name, row.last]),
+    )
+    refill(
+      this.#tuf,
+      all<{ name: string; version: number; digest: Uint8Array }>('SELECT * FROM tuf').map((row) => [row.name, row]),
+    )
+    refill(
+      this.#quotas,
+      all<{ name: string; minute: number; used: number }>('SELECT * FROM quota').map((row) => [row.name, row]),
+    )
+    refill(
+      this.#authorities,
+      all<{ key_id: Uint8Array; subject: Uint8Array; ski: Uint8Array }>('SELECT * FROM authority').map((row) => [
+        hex(row.key_id),
+        { subjectDer: Uint8Array.from(row.subject), ski: Uint8Array.from(row.ski) },
+      ]),
+    )
+    refill(
+      this.#counters,
+      all<{ key: string; uses: number }>('SELECT key, uses FROM counter').map((row) => [row.key, row.uses]),
+    )
+    const [last] = all<{ sequence: number; hash: Uint8Array }>(
+      'SELECT sequence, hash FROM account ORDER BY sequence DESC LIMIT 1',
+    )
+    this.#lastSequence = last?.sequence ?? 0
+    this.#lastHash = last === undefined ? new Uint8Array(32) : Uint8Array.from(last.hash)
+  }
+}
+
+/**
+ * Opens the state and holds it alone until `close` or the end of the process; the kernel frees the lock of one that was
+ * killed. Throws `AgentStateError`; `locked` after `waitMs`.
+ */
+export async function openAgentState(folder: string, options: { waitMs: number }): Promise<AgentState> {
+  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  const path = join(folder, 'state.db')
+  const until = Date.now() + options.waitMs
+  for (;;) {
+    try {
+      return new AgentState(openDatabase(path))
+    } catch (error) {
+      if (!isBusy(error)) throw error
+      if (Date.now() >= until) {
+        throw new AgentStateError('locked', `another agent uses the state folder ${folder}`, { cause: error })
+      }
+      // A predecessor whose parent was killed needs a moment to notice that its channel is gone.
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+  }
+}
+
+function openDatabase(path: string): Database.Database {
+  const db = new Database(path, { timeout: 0 })
+  try {
+    chmodSync(path, 0o600)
+    // Set before the first read, so that WAL needs no shared memory and the lock is never let go between transactions.
+    db.pragma('locking_mode = EXCLUSIVE')
+    db.pragma('journal_mode = WAL')
+    // A database that is opened again falls to NORMAL unless this is said each time.
+    db.pragma('synchronous = FULL')
+    db.exec('BEGIN EXCLUSIVE')
+    const version = db.pragma('user_version', { simple: true })
+    if (version === 0) {
+      db.exec(SCHEMA)
+      db.pragma(`user_version = ${SCHEMA_VERSION}`)
+    } else if (version !== SCHEMA_VERSION) {
+      throw new AgentStateError(
+        'newer_schema',
+        `${path} has schema ${String(version)}, this agent knows ${SCHEMA_VERSION}`,
+      )
+    }
+    db.exec('COMMIT')
+    return db
+  } catch (error) {
+    db.close()
+    throw error
+  }
+}
+
+function isBusy(error: unknown): boolean {
+  return error instanceof Database.SqliteError && error.code.startsWith('SQLITE_BUSY')
+}
+
+interface Statements {
+  readonly guard: Database.Statement
+  readonly latch: Database.Statement
+  readonly unlatch: Database.Statement
+  readonly clock: Database.Statement
+  readonly tuf: Database.Statement
+  readonly quota: Database.Statement
+  readonly authority: Database.Statement
+  readonly counter: Database.Statement
+  readonly account: Database.Statement
+  readonly rows: Database.Statement
+}
+
+function prepare(db: Database.Database): Statements {
+  return {
+    guard: db.prepare('INSERT OR REPLACE INTO guard VALUES (?, ?, ?, ?, ?)'),
+    latch: db.prepare('INSERT INTO latch VALUES (?, ?, ?)'),
+    unlatch: db.prepare('DELETE FROM latch WHERE name = ?'),
+    clock: db.prepare('INSERT OR REPLACE INTO clock VALUES (?, ?)'),
+    tuf: db.prepare('INSERT OR REPLACE INTO tuf VALUES (?, ?, ?)'),
+    quota: db.prepare('INSERT OR REPLACE INTO quota VALUES (?, ?, ?)'),
+    authority: db.prepare('INSERT OR REPLACE INTO authority VALUES (?, ?, ?)'),
+    counter: db.prepare('INSERT OR REPLACE INTO counter VALUES (?, ?)'),
+    account: db.prepare('INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?)'),
+    rows: db.prepare(
+      'SELECT sequence, at_ms atMs, key, act, count, digest, hash FROM account WHERE sequence >= ? ORDER BY sequence LIMIT ?',
+    ),
+  }
+}
+
+function rowHash(previous: Uint8Array, row: AccountRow): Uint8Array<ArrayBuffer> {
+  const line = JSON.stringify([row.sequence, row.atMs, row.key, row.act, row.count, hex(row.digest)])
+  return Uint8Array.from(hash('sha256', Buffer.concat([previous, Buffer.from(line)]), 'buffer'))
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}

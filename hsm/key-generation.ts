@@ -1,0 +1,178 @@
+/** Making and destroying key pairs, with a template that leaves signing as the only use and is read back afterwards. */
+import { randomBytes } from 'node:crypto'
+import { bitString, objectIdentifier, sequence } from '#x509'
+import {
+  calling,
+  CKA,
+  CKK,
+  CKM,
+  CKO,
+  findObjects,
+  isLost,
+  Pkcs11Failure,
+  readAttribute,
+  type Attribute,
+  type Cryptoki,
+  type Handle,
+} from './pkcs11.ts'
+import { HsmError, type Curve } from './signing.ts'
+
+const CURVES: Readonly<Record<Curve, { oid: string; pointBytes: number }>> = {
+  'P-256': { oid: '1.2.840.10045.3.1.7', pointBytes: 65 },
+  'P-384': { oid: '1.3.132.0.34', pointBytes: 97 },
+}
+
+/** Never used again for another key: in NSS a second key of the same id replaces the first. */
+const ID_BYTES = 16
+
+/** Attributes that some tokens refuse to be given; dropped one after the other, then looked at. */
+const OPTIONAL: readonly { readonly name: string; readonly attribute: Attribute }[] = [
+  { name: 'DERIVE', attribute: { type: CKA.DERIVE, value: false } },
+  { name: 'SIGN_RECOVER', attribute: { type: CKA.SIGN_RECOVER, value: false } },
+  { name: 'UNWRAP', attribute: { type: CKA.UNWRAP, value: false } },
+  { name: 'DECRYPT', attribute: { type: CKA.DECRYPT, value: false } },
+  { name: 'ALLOWED_MECHANISMS', attribute: { type: CKA.ALLOWED_MECHANISMS, value: ulong(CKM.ECDSA) } },
+]
+
+/** What a private key must be; a key that is not is destroyed at once. */
+const HARD: readonly { readonly name: string; readonly type: number; readonly value: boolean }[] = [
+  { name: 'SENSITIVE', type: CKA.SENSITIVE, value: true },
+  { name: 'ALWAYS_SENSITIVE', type: CKA.ALWAYS_SENSITIVE, value: true },
+  { name: 'EXTRACTABLE', type: CKA.EXTRACTABLE, value: false },
+  { name: 'NEVER_EXTRACTABLE', type: CKA.NEVER_EXTRACTABLE, value: true },
+  { name: 'LOCAL', type: CKA.LOCAL, value: true },
+  { name: 'SIGN', type: CKA.SIGN, value: true },
+]
+
+export interface FreshKey {
+  readonly id: Uint8Array
+  readonly spkiDer: Uint8Array
+  readonly handle: Handle
+  readonly unproven: readonly string[]
+}
+
+/** Generates a pair in a read-write session. Throws `refused` if the label is taken or the key is not what it must be. */
+export function generateKeyPair(module: Cryptoki, session: Handle, label: string, curve: Curve): FreshKey {
+  if (findObjects(module, session, [{ type: CKA.LABEL, value: label }], 1).length > 0) {
+    throw new HsmError('refused', 'label_exists', `token already has an object with the label ${label}`)
+  }
+  const id = randomBytes(ID_BYTES)
+  const { publicKey, privateKey } = generate(module, session, id, label, curve)
+  try {
+    const unproven = readBack(module, session, privateKey)
+    return { id, spkiDer: readSpki(module, session, publicKey, curve), handle: privateKey, unproven }
+  } catch (error) {
+    for (const half of [privateKey, publicKey]) calling('C_DestroyObject', () => module.C_DestroyObject(session, half))
+    throw error
+  }
+}
+
+/** Destroys every object with this CKA_ID, in a read-write session; throws `refused` if there is none. */
+export function destroyKeyPair(module: Cryptoki, session: Handle, id: Uint8Array): void {
+  const objects = findObjects(module, session, [{ type: CKA.ID, value: Buffer.from(id) }], 16)
+  if (objects.length === 0) throw new HsmError('refused', 'no_such_key', 'token has no key with this id')
+  for (const object of objects) calling('C_DestroyObject', () => module.C_DestroyObject(session, object))
+}
+
+/** The public key object with this id as SPKI; undefined if the token keeps none; throws `refused` for several. */
+export function findSpki(module: Cryptoki, session: Handle, id: Uint8Array, curve: Curve): Uint8Array | undefined {
+  const template = [
+    { type: CKA.CLASS, value: CKO.PUBLIC_KEY },
+    { type: CKA.ID, value: Buffer.from(id) },
+  ]
+  const [found, second] = findObjects(module, session, template, 2)
+  if (second !== undefined)
+    throw new HsmError('refused', 'key_not_unique', 'token has several public keys with this id')
+  return found === undefined ? undefined : readSpki(module, session, found, curve)
+}
+
+function generate(
+  module: Cryptoki,
+  session: Handle,
+  id: Buffer,
+  label: string,
+  curve: Curve,
+): { publicKey: Handle; privateKey: Handle } {
+  const publicTemplate: Attribute[] = [
+    { type: CKA.CLASS, value: CKO.PUBLIC_KEY },
+    { type: CKA.KEY_TYPE, value: CKK.EC },
+    { type: CKA.TOKEN, value: true },
+    { type: CKA.VERIFY, value: true },
+    { type: CKA.EC_PARAMS, value: Buffer.from(objectIdentifier(CURVES[curve].oid)) },
+    { type: CKA.ID, value: id },
+    { type: CKA.LABEL, value: label },
+  ]
+  const privateTemplate: Attribute[] = [
+    { type: CKA.CLASS, value: CKO.PRIVATE_KEY },
+    { type: CKA.KEY_TYPE, value: CKK.EC },
+    { type: CKA.TOKEN, value: true },
+    { type: CKA.PRIVATE, value: true },
+    { type: CKA.SENSITIVE, value: true },
+    { type: CKA.EXTRACTABLE, value: false },
+    { type: CKA.SIGN, value: true },
+    { type: CKA.ID, value: id },
+    { type: CKA.LABEL, value: label },
+  ]
+  for (let kept = OPTIONAL.length; ; kept--) {
+    const template = [...privateTemplate, ...OPTIONAL.slice(0, kept).map(({ attribute }) => attribute)]
+    try {
+      const pair = calling('C_GenerateKeyPair', () =>
+        module.C_GenerateKeyPair(
+          session,
+          { mechanism: CKM.EC_KEY_PAIR_GEN, parameter: Buffer.alloc(0) },
+          publicTemplate,
+          template,
+        ),
+      )
+      return { publicKey: Buffer.from(pair.publicKey), privateKey: Buffer.from(pair.privateKey) }
+    } catch (error) {
+      // A token that is lost or full refuses the shorter template too; the last error is then the one to tell.
+      if (kept === 0 || isLost(error)) throw error
+    }
+  }
+}
+
+/** Throws `refused` for a hard violation; returns what the token does not tell or does otherwise among the optional ones. */
+function readBack(module: Cryptoki, session: Handle, key: Handle): string[] {
+  for (const { name, type, value } of HARD) {
+    const [octet] = readAttribute(module, session, key, type)
+    if ((octet === 1) !== value) {
+      throw new HsmError('refused', 'attribute_violated', `token made a key with ${name} = ${String(octet)}; destroyed`)
+    }
+  }
+  return OPTIONAL.filter(({ attribute }) => !holds(module, session, key, attribute)).map(({ name }) => name)
+}
+
+function holds(module: Cryptoki, session: Handle, key: Handle, { type, value }: Attribute): boolean {
+  try {
+    const found = readAttribute(module, session, key, type)
+    return value instanceof Buffer ? value.equals(found) : found[0] === 0
+  } catch (error) {
+    // Not a lost token, whatever the code: p11-kit 0.24 answers DEVICE_ERROR for ALLOWED_MECHANISMS.
+    if (error instanceof Pkcs11Failure) return false
+    throw error
+  }
+}
+
+function readSpki(module: Cryptoki, session: Handle, publicKey: Handle, curve: Curve): Uint8Array {
+  const { oid, pointBytes } = CURVES[curve]
+  const point = unwrapPoint(readAttribute(module, session, publicKey, CKA.EC_POINT), pointBytes)
+  return sequence(sequence(objectIdentifier('1.2.840.10045.2.1'), objectIdentifier(oid)), bitString(point))
+}
+
+/** PKCS#11 2.40 wraps the point in an OCTET STRING, 3.1 has it raw, some write a BIT STRING: told apart by length. */
+function unwrapPoint(value: Uint8Array, pointBytes: number): Uint8Array {
+  const start = value.length - pointBytes
+  const point = value.subarray(start)
+  const wrapped = start === 0 || (start === 2 && value[0] === 0x04) || (start === 3 && value[0] === 0x03)
+  if (!wrapped || point[0] !== 0x04)
+    throw new HsmError('refused', 'bad_point', 'public key on the token is not on the curve')
+  return point
+}
+
+/** One CK_ULONG as the module has it in memory: 8 bytes, little-endian on every machine that this runs on. */
+function ulong(value: number): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64LE(BigInt(value))
+  return bytes
+}

@@ -1,0 +1,231 @@
+/**
+ * Where requests become signatures. All that arrived in one turn of the event loop is checked together; guards, clocks
+ * and the account of it are made durable with one fsync; then it is signed, verified and released. Nothing is signed
+ * before it is accounted for, so the account may hold a signature too many (`withheld` corrects it), never one too few.
+ */
+import { hash } from 'node:crypto'
+import { TlogError } from '#tlog'
+import { X509Error } from '#x509'
+import type { KeyConfig } from './agent-config.ts'
+import type { AgentState } from './agent-state.ts'
+import type { AgentLog } from './log-line.ts'
+import type { HsmModule } from './module.ts'
+import { checkCaCertificate } from './purposes/ca-certificate.ts'
+import { checkCertificate } from './purposes/certificate.ts'
+import { sha256, type Check, type CheckContext, type Fields, type Statement } from './purposes/purpose.ts'
+import { checkSct } from './purposes/sct.ts'
+import { checkSet } from './purposes/set.ts'
+import { checkTimestamp } from './purposes/timestamp.ts'
+import { checkTreeHead } from './purposes/tree-head.ts'
+import { checkTuf } from './purposes/tuf.ts'
+import { HsmError, type Purpose } from './signing.ts'
+import type { WireValue } from './wire.ts'
+
+const CHECKS: Readonly<Record<Purpose, Check>> = {
+  certificate: checkCertificate,
+  treeHead: checkTreeHead,
+  sct: checkSct,
+  set: checkSet,
+  timestamp: checkTimestamp,
+  tuf: checkTuf,
+  caCertificate: checkCaCertificate,
+}
+
+/** Accounted for by count and digest: they come by the hundred, and each is public in its log anyway. */
+const BATCHED: ReadonlySet<Purpose> = new Set(['sct', 'set', 'treeHead', 'timestamp'])
+
+/** Bounds how long the event loop is held: about 30 ms of signing and verifying. */
+const BATCH = 256
+
+interface Waiting {
+  readonly purpose: Purpose
+  readonly request: Fields
+  readonly deadlineAtMs: number
+  readonly resolve: (reply: WireValue) => void
+  readonly reject: (error: unknown) => void
+}
+
+interface Approved {
+  readonly waiting: Waiting
+  readonly key: KeyConfig
+  readonly statement: Statement
+}
+
+export interface DeskOptions {
+  readonly state: AgentState
+  readonly module: HsmModule
+  readonly keys: ReadonlyMap<string, KeyConfig>
+  readonly log: AgentLog
+  /** Waiting and under way together; more is `busy`. */
+  readonly inFlight: number
+  readonly now: () => number
+}
+
+export class SigningDesk {
+  readonly #options: DeskOptions
+  readonly #keyIds = new Map<string, Uint8Array>()
+  #keys: ReadonlyMap<string, KeyConfig>
+  #queue: Waiting[] = []
+  #scheduled = false
+  #inFlight = 0
+  #timestamps = 0
+  /** Accounted for and not released; told with the next batch. */
+  #withheld = new Map<string, number>()
+
+  constructor(options: DeskOptions) {
+    this.#options = options
+    this.#keys = options.keys
+  }
+
+  configure(keys: ReadonlyMap<string, KeyConfig>): void {
+    this.#keys = keys
+    this.#keyIds.clear()
+  }
+
+  /** Resolves with the reply once its signature was verified; rejects with `HsmError`. */
+  async submit(purpose: Purpose, request: Fields, deadlineAtMs: number): Promise<WireValue> {
+    const { inFlight } = this.#options
+    // Timestamps are asked for by anybody; they get half, so that they cannot keep certificates and logs waiting.
+    const full = this.#inFlight >= inFlight || (purpose === 'timestamp' && this.#timestamps >= inFlight / 2)
+    if (full) throw new HsmError('busy', 'too_many_requests', 'too many requests are under way')
+    this.#inFlight++
+    if (purpose === 'timestamp') this.#timestamps++
+    try {
+      return await new Promise<WireValue>((resolve, reject) => {
+        this.#queue.push({ purpose, request, deadlineAtMs, resolve, reject })
+        this.#schedule()
+      })
+    } finally {
+      this.#inFlight--
+      if (purpose === 'timestamp') this.#timestamps--
+    }
+  }
+
+  /** What a check may look at for this key; throws `unknown_key`. */
+  context(keyName: string): CheckContext {
+    const key = this.#keys.get(keyName)
+    if (key === undefined) throw new HsmError('unknown_key', 'unknown_key', `agent has no key ${keyName}`)
+    let keyId = this.#keyIds.get(keyName)
+    if (keyId === undefined) {
+      keyId = sha256(key.spkiDer)
+      this.#keyIds.set(keyName, keyId)
+    }
+    return { key, keyId, state: this.#options.state, nowMs: this.#options.now() }
+  }
+
+  /** Writes what is still to be told to the account; after it nothing may be submitted. */
+  close(): void {
+    if (this.#withheld.size > 0) this.#options.state.transaction(() => this.#accountWithheld())
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return
+    this.#scheduled = true
+    setImmediate(() => {
+      this.#scheduled = false
+      this.#serve(this.#queue.splice(0, BATCH))
+      if (this.#queue.length > 0) this.#schedule()
+    })
+  }
+
+  /** Check, make durable, sign, release. */
+  #serve(batch: readonly Waiting[]): void {
+    const approved: Approved[] = []
+    const refused: { waiting: Waiting; error: unknown }[] = []
+    try {
+      this.#options.state.transaction(() => {
+        for (const waiting of batch) {
+          try {
+            approved.push(this.#check(waiting))
+          } catch (error) {
+            refused.push({ waiting, error: refusalOf(error) })
+          }
+        }
+        this.#accountFor(approved)
+      })
+    } catch (error) {
+      this.#options.log.error('agent state could not be written', { error: String(error) })
+      const fault = new HsmError('unavailable', 'state_not_durable', 'the agent could not write its state')
+      for (const waiting of batch) waiting.reject(fault)
+      return
+    }
+    for (const { waiting, error } of refused) waiting.reject(error)
+    for (const one of approved) this.#sign(one)
+  }
+
+  #check(waiting: Waiting): Approved {
+    const { purpose, request } = waiting
+    if (performance.now() >= waiting.deadlineAtMs) {
+      throw new HsmError('unavailable', 'deadline', 'the request waited beyond its deadline')
+    }
+    const context = this.context(request.text('key'))
+    const { key, state } = context
+    if (!key.purposes.has(purpose)) {
+      throw new HsmError('refused', 'wrong_purpose', `key ${key.name} is not for the purpose ${purpose}`)
+    }
+    const latched = state.latch(`key:${key.name}`)
+    if (latched !== undefined) throw new HsmError('latched', 'key_latched', latched)
+    // Before the check: it takes versions and quotas, which a token that is away would waste.
+    const fault = this.#options.module.fault()
+    if (fault?.code === 'latched') throw fault
+    return { waiting, key, statement: CHECKS[purpose](request, context) }
+  }
+
+  #accountFor(approved: readonly Approved[]): void {
+    const { state } = this.#options
+    const atMs = this.#options.now()
+    if (this.#withheld.size > 0) this.#accountWithheld()
+    const batches = new Map<string, { key: string; act: Purpose; digests: Uint8Array[] }>()
+    for (const { waiting, key, statement } of approved) {
+      const digest = sha256(statement.message)
+      if (!BATCHED.has(waiting.purpose)) {
+        state.account({ atMs, key: key.name, act: waiting.purpose, count: 1, digest }, 1)
+        continue
+      }
+      const name = `${key.name} ${waiting.purpose}`
+      const batch = batches.get(name)
+      if (batch === undefined) batches.set(name, { key: key.name, act: waiting.purpose, digests: [digest] })
+      else batch.digests.push(digest)
+    }
+    for (const { key, act, digests } of batches.values()) {
+      const [only] = digests
+      const digest =
+        digests.length === 1 && only !== undefined ? only : hash('sha256', Buffer.concat(digests), 'buffer')
+      state.account({ atMs, key, act, count: digests.length, digest }, digests.length)
+    }
+  }
+
+  #accountWithheld(): void {
+    const atMs = this.#options.now()
+    const digest = new Uint8Array(32)
+    for (const [key, count] of this.#withheld) {
+      this.#options.state.account({ atMs, key, act: 'withheld', count, digest }, -count)
+    }
+    this.#withheld = new Map()
+  }
+
+  #sign({ waiting, key, statement }: Approved): void {
+    const { module } = this.#options
+    const signature = module.signAtOnce(key.name, statement.message)
+    if (signature !== undefined) {
+      waiting.resolve(statement.release(signature))
+      return
+    }
+    module.sign(key.name, statement.message, waiting.deadlineAtMs).then(
+      (later) => waiting.resolve(statement.release(later)),
+      (error: unknown) => {
+        this.#withheld.set(key.name, (this.#withheld.get(key.name) ?? 0) + 1)
+        waiting.reject(error)
+      },
+    )
+  }
+}
+
+/** What the parsers below throw is the request's fault; anything else is ours and rises. */
+function refusalOf(error: unknown): unknown {
+  if (error instanceof X509Error || error instanceof TlogError) {
+    return new HsmError('refused', 'malformed', error.message, { cause: error })
+  }
+  if (error instanceof HsmError) return error
+  throw error
+}

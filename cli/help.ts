@@ -2,10 +2,10 @@
 export const HELP = `chancery: a private Sigstore with every signing key in an HSM
 
 Something is wrong:
-  chancery status --data DIR            every service, log and key, and what ails it
-  chancery serve --data DIR --check     check configuration, keys and logs; serves
-                                        nothing
-  curl http://HOST:2112/readyz          the same for a probe; says what is not ready
+  chancery status --data DIR          every service, log and key, and what ails it
+  chancery serve --data DIR --check   test configuration, keys and logs; start
+                                      nothing
+  curl http://HOST:2112/readyz        for probes: what is not ready, and why
 
   Clients can verify while everything here is down: a signature carries its
   proofs. Stopping is safe at any time; what was acknowledged is on disk. Never

@@ -27,6 +27,8 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/e2e/**/*.test.ts'],
+          globalSetup: ['test/e2e/global-setup.ts'],
+          setupFiles: ['test/e2e/no-way-out.ts'],
           exclude: excluded,
           testTimeout: 300_000,
           hookTimeout: 300_000,
@@ -37,6 +39,7 @@ export default defineConfig({
         test: {
           name: 'crash',
           include: ['test/crash/**/*.test.ts'],
+          setupFiles: ['test/e2e/no-way-out.ts'],
           exclude: excluded,
           testTimeout: 600_000,
           hookTimeout: 300_000,

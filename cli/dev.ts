@@ -70,7 +70,8 @@ async function printToken(options: TokenOptions): Promise<void> {
     nowSeconds: Math.floor(Date.now() / 1000),
     ...(options.claimsFile === undefined ? {} : { claims: readClaims(options.claimsFile) }),
   })
-  process.stdout.write(`${token}\n`)
+  // No newline into a pipe or file: cosign reads a token file to its last byte.
+  process.stdout.write(process.stdout.isTTY ? `${token}\n` : token)
 
   function readClaims(file: string): Record<string, unknown> {
     let claims: unknown

@@ -170,7 +170,7 @@ async function publishTrustRoot(
     ctLog: { url: url.ct, origin: origin.ct, spkiDer: keyOf(keys, 'ct').spkiDer },
     rekorV1: { url: url.rekorV1, origin: origin.rekorV1, spkiDer: keyOf(keys, 'rekor-v1').spkiDer },
     rekorV2: { url: url.rekorV2, origin: origin.rekorV2, spkiDer: keyOf(keys, 'rekor-v2').spkiDer },
-    timestampAuthority: { url: `${url.timestamp}/api/v1/timestamp`, chain: [chains.timestamp, chains.root] },
+    timestampAuthority: { url: url.timestamp, chain: [chains.timestamp, chains.root] },
     oidcIssuer: { url: url.oidc },
   })
   const online = await spawnAgent({ configPath: join(dataDir, 'agent/online.yaml') })

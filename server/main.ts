@@ -262,7 +262,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     mounts.push({ ...config.metrics, section: metricsSection({ readiness: async () => await readinessOf(parts) }) })
   }
   if (config.ca !== undefined && parts.authority !== undefined)
-    mounts.push({ ...config.ca, section: caSection(parts.authority) })
+    mounts.push({ ...config.ca, section: caSection(parts.authority, { logger }) })
   if (config.timestamp !== undefined && parts.timestamp !== undefined)
     mounts.push({ ...config.timestamp, section: timestampSection(parts.timestamp) })
   if (config.trustRoot !== undefined)

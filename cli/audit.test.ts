@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { toHex } from '#verifier'
-import { digestOf, TestLog } from '../verifier/log.fixture.ts'
+import { digestOf, TestLog } from '../test/support/rekor-log.ts'
 import { main } from './main.ts'
 
 let folder: string

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { vkeyEcdsa } from '#tlog'
-import { TestLog } from '../verifier/log.fixture.ts'
+import { TestLog } from '../test/support/rekor-log.ts'
 
 const logs = { v1: new TestLog(1, 300), v2: new TestLog(2, 300) }
 const servers: Server[] = []

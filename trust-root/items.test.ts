@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { exampleInventory, NOW } from './installation.fixture.ts'
+import { exampleInventory, NOW } from '../test/support/trust-installation.ts'
 import { formatInventory, parseInventory } from './items.ts'
 
 describe('items.json', () => {

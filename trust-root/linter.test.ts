@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { chain, daysLater, exampleInventory, NOW, spki } from './installation.fixture.ts'
+import { chain, daysLater, exampleInventory, NOW, spki } from '../test/support/trust-installation.ts'
 import type { Inventory, TrustItem, TrustItemKind } from './items.ts'
 import { lintRelease, type LintContext } from './linter.ts'
 import { type Release, renderRelease } from './release.ts'

@@ -7,7 +7,7 @@ import { toTrustMaterial } from '@sigstore/verify'
 import { Updater } from 'tuf-js'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { listen, type Listener } from '#http'
-import { daysLater, exampleInventory, memoryAgent, NOW, spki } from './installation.fixture.ts'
+import { daysLater, exampleInventory, memoryAgent, NOW, spki } from '../test/support/trust-installation.ts'
 import {
   initTrustRoot,
   type Inventory,

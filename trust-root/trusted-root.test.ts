@@ -1,7 +1,7 @@
 import { SigningConfig, TrustedRoot, ClientTrustConfig } from '@sigstore/protobuf-specs'
 import { toTrustMaterial } from '@sigstore/verify'
 import { describe, expect, test } from 'vitest'
-import { daysLater, exampleInventory, NOW, spki } from './installation.fixture.ts'
+import { daysLater, exampleInventory, NOW, spki } from '../test/support/trust-installation.ts'
 import type { Inventory } from './items.ts'
 import { renderRelease } from './release.ts'
 import { renderTrustedRoot } from './trusted-root.ts'

@@ -14,7 +14,7 @@ import {
   verifyGrowth,
   verifySignedCheckpoint,
 } from './index.ts'
-import { digestOf, TestLog } from './log.fixture.ts'
+import { digestOf, TestLog } from '../test/support/rekor-log.ts'
 
 const v1 = new TestLog(1, 300)
 const v2 = new TestLog(2, 300)

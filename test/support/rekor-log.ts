@@ -10,8 +10,7 @@ import {
   parseTilePath,
 } from '#tlog'
 import { sha256 } from '#sha256'
-import { toBase64, toHex } from './encoding.ts'
-import type { LogEntry } from './log-entry.ts'
+import { type LogEntry, toHex } from '#verifier'
 
 /** Seconds; inside the window of `TestLog.trustedRoot`. */
 export const INTEGRATED_AT = 1_785_000_000
@@ -164,6 +163,10 @@ export class TestLog {
     if (tile.kind === 'entries') return encodeEntryBundle(this.leaves.slice(tile.n * 256, tile.n * 256 + tile.width))
     return this.tree().tile(tile.level, tile.n, tile.width)
   }
+}
+
+function toBase64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64')
 }
 
 /** SHA-256 digest (as bytes) that entry `index` names. */

@@ -1,9 +1,9 @@
-/** A small installation for the tests of this folder: real chains and keys, and an agent with keys in memory. */
+/** A small installation for tests of the trust root: real chains and keys, and an agent with keys in memory. */
 import 'reflect-metadata'
 import { createHash, generateKeyPairSync, sign, webcrypto } from 'node:crypto'
 import * as x509 from '@peculiar/x509'
 import { HsmError, type KeyDescription, type SigningAgent, type TufRequest } from '#hsm'
-import { initialInventory, type Inventory } from './items.ts'
+import { initialInventory, type Inventory } from '#trust-root'
 
 /** The time of every test. */
 export const NOW = new Date('2026-08-01T12:00:00Z')

@@ -20,7 +20,8 @@ import { readPemKey } from '../submitted-key.ts'
  */
 export function checkDsse(spec: JsonObject, purpose: 'insert' | 'find', cost: CheckCost): CheckedEntry {
   const proposed = objectAt(spec, 'proposedContent')
-  const stored = ['envelopeHash', 'payloadHash', 'signatures'].some((name) => spec[name] !== undefined)
+  // Go's generated clients send `null` for what they leave out.
+  const stored = ['envelopeHash', 'payloadHash', 'signatures'].some((name) => (spec[name] ?? undefined) !== undefined)
   if (proposed !== undefined && stored) {
     throw invalid('either proposedContent or envelopeHash, payloadHash, and signatures must be present but not both')
   }

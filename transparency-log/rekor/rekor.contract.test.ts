@@ -174,6 +174,6 @@ describe('through the listener', () => {
       .digest()
     expect(tile.subarray(0, 32).equals(first)).toBe(true)
     expect((await fetch(`${base}/tile/0/000`)).status).toBe(404)
-    expect((await (await fetch(`${base}/healthz`)).json())).toEqual({ status: 'SERVING' })
+    expect(await (await fetch(`${base}/healthz`)).json()).toEqual({ status: 'SERVING' })
   })
 })

@@ -1,4 +1,4 @@
-import { generateKeyPairSync, sign, verify } from 'node:crypto'
+import { generateKeyPairSync, privateEncrypt, sign, verify } from 'node:crypto'
 import { p256, p384, p521 } from '@noble/curves/nist.js'
 import { parseSpki } from '#x509'
 import { describe, expect, test } from 'vitest'
@@ -111,12 +111,23 @@ describe('RSA over a digest', () => {
   })
 
   const valid = sign('sha256', message, rsa2048.privateKey)
+  const digestInfo = Buffer.from('3031300d060960864801650304020105000420', 'hex')
+  const sha512Info = Buffer.from('3051300d060960864801650304020305000440', 'hex')
   const flipped = Uint8Array.from(valid)
   flipped[100] = (flipped[100] ?? 0) ^ 1
 
   test.each([
     ['a PSS signature', sign('sha256', message, { key: rsa2048.privateKey, padding: 6 })],
     ['one with another DigestInfo', sign('sha384', message, rsa2048.privateKey)],
+    ['the bare digest without DigestInfo', privateEncrypt(rsa2048.privateKey, digestOf('sha256', message))],
+    [
+      'a byte before DigestInfo',
+      privateEncrypt(rsa2048.privateKey, Buffer.concat([Buffer.of(0), digestInfo, digestOf('sha256', message)])),
+    ],
+    [
+      'DigestInfo of SHA-512 before a SHA-256 digest',
+      privateEncrypt(rsa2048.privateKey, Buffer.concat([sha512Info, digestOf('sha256', message)])),
+    ],
     ['a flipped bit', flipped],
     ['a shorter one', valid.subarray(1)],
     ['a zero in front', Buffer.concat([Buffer.from([0]), valid])],

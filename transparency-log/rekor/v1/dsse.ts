@@ -21,7 +21,7 @@ import { readPemKey } from '../submitted-key.ts'
 export function checkDsse(spec: JsonObject, purpose: 'insert' | 'find', cost: CheckCost): CheckedEntry {
   const proposed = objectAt(spec, 'proposedContent')
   // Go's generated clients send `null` for what they leave out.
-  const stored = ['envelopeHash', 'payloadHash', 'signatures'].some((name) => (spec[name] ?? undefined) !== undefined)
+  const stored = ['envelopeHash', 'payloadHash', 'signatures'].some((name) => (spec[name] ?? null) !== null)
   if (proposed !== undefined && stored) {
     throw invalid('either proposedContent or envelopeHash, payloadHash, and signatures must be present but not both')
   }

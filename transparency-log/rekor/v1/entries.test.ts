@@ -200,6 +200,15 @@ describe('dsse 0.0.1', () => {
     expect(entry).not.toHaveProperty('attachment')
   })
 
+  test('null members, which Go clients send for what they leave out, are absent ones', () => {
+    const proposed = dsseV1(envelopeOf([pair], statement), [pemOf(pair)])
+    const nulls = { ...proposed, spec: { ...proposed.spec, envelopeHash: null, payloadHash: null, signatures: null } }
+    expect(insert(nulls).leafHash).toEqual(insert(proposed).leafHash)
+    const entry = insert(proposed)
+    const logged = changed(parsed(entry) as object, 'spec.proposedContent', null)
+    expect(find(logged)).toEqual([entry.leafHash])
+  })
+
   test('sorts signatures by their text and gives each the verifier that made it', () => {
     const envelope = envelopeOf([pair, other, rsa, ed25519], 'payload', 'text/plain')
     const pems = [pair, other, rsa, ed25519].map(pemOf)

@@ -199,7 +199,7 @@ export class AgentState {
 
   /** The account from its first line. */
   accountRows(): readonly AccountRow[] {
-    return this.#rows(1).map(({ hash: _, ...row }) => row)
+    return this.#rows(1)
   }
 
   /** Throws `damaged` unless every line's hash follows from the line before it. */

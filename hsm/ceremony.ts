@@ -162,7 +162,7 @@ async function issue(request: IssuedRequest, profile: readonly x509.Extension[])
       issuer: issuer.subjectName,
       ...validity(now, request.validityYears ?? 5),
       publicKey,
-      signingKey: signingKey as unknown as webcrypto.CryptoKey,
+      signingKey,
       signingAlgorithm: signingKey.algorithm,
       extensions: [
         ...profile,

@@ -5,7 +5,7 @@
  */
 
 import { randomBytes } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { type AdminAgent, type Curve, type GeneratedKey, type Purpose, type SigningAgent, spawnAgent } from '#hsm'
@@ -87,6 +87,9 @@ export function newTreeId(): string {
 }
 
 function prepareFolder(dataDir: string): void {
+  if (existsSync(dataDir) && !statSync(dataDir).isDirectory()) {
+    throw new InstallationError('not_empty', `${dataDir} is a file; choose a folder with --data`)
+  }
   if (existsSync(join(dataDir, unfinishedMark))) {
     for (const name of readdirSync(dataDir)) rmSync(join(dataDir, name), { recursive: true })
   } else if (existsSync(join(dataDir, 'chancery.yaml'))) {

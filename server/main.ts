@@ -68,7 +68,7 @@ export async function serve(loaded: LoadedConfig, options: ServeOptions): Promis
   const { logger } = options
   const closers: (() => Promise<void> | void)[] = []
   const close = async () => {
-    for (const closer of closers.splice(0).reverse()) await closer()
+    for (const closer of closers.splice(0).toReversed()) await closer()
   }
   try {
     const parts = await openParts(loaded, logger, closers)

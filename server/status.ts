@@ -124,9 +124,9 @@ async function serviceStates(parts: Parts, agent: AgentStatus): Promise<ServiceS
   const ctReason = logStates.find(({ service }) => service === ctLog)?.reason
   const trust = await parts.trustRoot?.status()
   return [
-    ...(parts.authority === undefined ? [] : [state('ca', parts.authority.fault(), ctReason)]),
+    ...(parts.authority === undefined ? [] : [state('ca', parts.authority.fault(), ctReason, parts.clock.fault())]),
     ...logStates,
-    ...(parts.timestamp === undefined ? [] : [state('timestamp', hsm)]),
+    ...(parts.timestamp === undefined ? [] : [state('timestamp', hsm, parts.clock.fault())]),
     ...(trust === undefined
       ? []
       : [

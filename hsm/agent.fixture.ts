@@ -1,7 +1,7 @@
 /** An agent on SoftHSM with one key for each purpose and sound requests for all of them, for the tests of this folder. */
 import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto'
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -49,6 +49,7 @@ export interface Installation {
   readonly keys: Readonly<Record<string, GeneratedKey>>
   readonly rootDer: Uint8Array
   readonly issuingDer: Uint8Array
+  readonly configuration: object
   /** Writes the configuration again with these top-level fields changed. */
   configure(changes: Readonly<Record<string, unknown>>): void
   start(options?: Partial<SpawnOptions>): Promise<Required<SpawnedAgent>>
@@ -70,12 +71,14 @@ export async function install(): Promise<Installation> {
   const folder = mkdtempSync(join(tmpdir(), 'chancery-hsm-'))
   mkdirSync(join(folder, 'agent'))
   const tokens = await createSoftTokens({ folder: join(folder, 'hsm'), labels: ['online'] })
-  const pinFile = join(folder, 'hsm/online.pin')
   const configPath = join(folder, 'agent/agent.yaml')
   const base = {
     state: 'state',
     modulePath: tokens.modulePath,
-    tokens: { online: { uri: 'pkcs11:token=online', pinFile, softhsmConf: tokens.confPath } },
+    // Relative to the configuration's folder, so that a copy of the installation has tokens of its own.
+    tokens: {
+      online: { uri: 'pkcs11:token=online', pinFile: '../hsm/online.pin', softhsmConf: '../hsm/softhsm2.conf' },
+    },
     adminWhenSpawned: true,
   }
   writeFileSync(configPath, stringify(base))
@@ -116,19 +119,30 @@ export async function install(): Promise<Installation> {
       'tuf-online': key('tuf-online', ['tuf'], { tufRoles: ['snapshot', 'timestamp'] }),
     },
   }
-  const configure = (changes: Readonly<Record<string, unknown>>) =>
-    writeFileSync(configPath, stringify({ ...whole, ...changes }))
-  configure({})
+  writeFileSync(configPath, stringify(whole))
+  return installationIn(folder, { tokens, keys, rootDer, issuingDer, configuration: whole })
+}
+
+type Made = Pick<Installation, 'tokens' | 'keys' | 'rootDer' | 'issuingDer' | 'configuration'>
+
+/** A copy with the same keys, in tokens and a state of its own; making them anew takes a second. */
+export function copyOf(installation: Installation): Installation {
+  const folder = mkdtempSync(join(tmpdir(), 'chancery-hsm-'))
+  cpSync(installation.folder, folder, { recursive: true })
+  const conf = join(folder, 'hsm/softhsm2.conf')
+  writeFileSync(conf, readFileSync(conf, 'utf8').replaceAll(installation.folder, folder))
+  return installationIn(folder, installation)
+}
+
+function installationIn(folder: string, made: Made): Installation {
+  const configPath = join(folder, 'agent/agent.yaml')
   return {
+    ...made,
     folder,
     configPath,
     stateFolder: join(folder, 'agent/state'),
-    pinFile,
-    tokens,
-    keys,
-    rootDer,
-    issuingDer,
-    configure,
+    pinFile: join(folder, 'hsm/online.pin'),
+    configure: (changes) => writeFileSync(configPath, stringify({ ...made.configuration, ...changes })),
     start: (options) => started({ configPath, ...options }),
     remove: () => rmSync(folder, { recursive: true, force: true }),
   }

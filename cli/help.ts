@@ -2,7 +2,7 @@
 export const HELP = `chancery: a private Sigstore with every signing key in an HSM
 
 Something is wrong:
-  chancery status --data DIR          every service, log and key, and what ails it
+  chancery status --data DIR          each service, log and key, and its fault
   chancery serve --data DIR --check   test configuration, keys and logs; start
                                       nothing
   curl http://HOST:2112/readyz        for probes: what is not ready, and why
@@ -20,7 +20,7 @@ Set up and run:
 Sign and verify:
   login     get an ID token through the browser
   sign      sign a file with a certificate for your identity
-  verify    verify a file, its bundle and who signed; exit status 0 only if all hold
+  verify    verify a file, its bundle and who signed; status 0 only if all hold
 
 For auditors, who trust no server:
   audit     prove an entry, watch a log for forks, recount a whole log

@@ -49,6 +49,9 @@ interface Level {
 export class MerkleTree {
   #size = 0
   readonly #levels: Level[] = []
+  /** Hashes of the incomplete subtrees that end at `#edgeEnd`, by start: readers ask for proofs of one size over and over. */
+  readonly #edge = new Map<number, Uint8Array>()
+  #edgeEnd = 0
 
   /** Number of leaves. */
   get size(): number {
@@ -73,6 +76,7 @@ export class MerkleTree {
   truncate(size: number): void {
     checkRange('size', size, 0, this.#size)
     this.#size = size
+    this.#edgeEnd = 0
   }
 
   /** The root of the first `size` leaves (by default all). Throws `out_of_range`. */
@@ -153,8 +157,16 @@ export class MerkleTree {
     const width = end - start
     const level = Math.log2(width)
     if (Number.isInteger(level)) return this.#node(level, start / width).slice()
+    if (end !== this.#edgeEnd) {
+      this.#edge.clear()
+      this.#edgeEnd = end
+    }
+    const known = this.#edge.get(start)
+    if (known !== undefined) return known.slice()
     const middle = start + splitPoint(width)
-    return nodeHash(this.#subtree(start, middle), this.#subtree(middle, end))
+    const hash = nodeHash(this.#subtree(start, middle), this.#subtree(middle, end))
+    this.#edge.set(start, hash)
+    return hash.slice()
   }
 
   #node(level: number, index: number): Uint8Array {

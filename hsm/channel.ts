@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream'
 import type { AgentLog } from './log-line.ts'
 import { answerValue, readRequest, type AgentRequest } from './protocol.ts'
 import { HsmError } from './signing.ts'
-import { decodeFrame, encodeFrame, FrameSplitter, WireError, type WireValue } from './wire.ts'
+import { decodeFrame, encodeFrame, FrameSplitter, WireError, writeTogether, type WireValue } from './wire.ts'
 
 /** Answers one request; rejects with `HsmError`. `deadlineAtMs` is on the scale of `performance.now()`. */
 export type Handler = (method: string, argument: WireValue, deadlineAtMs: number) => Promise<WireValue>
@@ -38,7 +38,7 @@ export function serveChannel(stream: Duplex, handler: Handler, log: AgentLog): v
 
   function send(value: WireValue): void {
     if (stream.destroyed || !stream.writable) return
-    stream.write(encodeFrame(value))
+    writeTogether(stream, encodeFrame(value))
     if (stream.writableLength > MAX_UNREAD_BYTES) stream.destroy()
   }
 

@@ -12,7 +12,7 @@ import {
   type SignedTreeHead,
   type SigningAgent,
 } from './signing.ts'
-import { decodeFrame, encodeFrame, FrameSplitter, WireError, type WireValue } from './wire.ts'
+import { decodeFrame, encodeFrame, FrameSplitter, WireError, writeTogether, type WireValue } from './wire.ts'
 
 /** A unix socket that is dialled again after a loss, or a connected stream that is not. */
 export type AgentAddress = { readonly socketPath: string } | { readonly duplex: Duplex }
@@ -105,7 +105,7 @@ export class AgentStream {
         reject(new HsmError('unavailable', 'deadline', `the agent did not answer ${method} in time`))
       }, timeoutMs)
       this.#pending.set(id, { resolve, reject, timer })
-      this.#stream.write(frame)
+      writeTogether(this.#stream, frame)
     })
   }
 

@@ -4,6 +4,8 @@
  * and carry an id. Both ends read bounded input: a frame over `MAX_FRAME_BYTES` ends the connection.
  */
 
+import type { Writable } from 'node:stream'
+
 /** What can be sent. Numbers are safe integers; map keys are text, each once. */
 export type WireValue =
   | null
@@ -67,6 +69,18 @@ export class FrameSplitter {
     this.#pending = rest
     return frames
   }
+}
+
+/**
+ * Writes a frame with those that follow in the same turn of the event loop: one system call, and one batch at the other
+ * end, where frames that arrive together share an fsync.
+ */
+export function writeTogether(stream: Writable, frame: Uint8Array): void {
+  if (stream.writableCorked === 0) {
+    stream.cork()
+    setImmediate(() => stream.uncork())
+  }
+  stream.write(frame)
 }
 
 class Writer {

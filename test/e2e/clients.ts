@@ -110,7 +110,7 @@ export interface SignRequest {
   readonly log: LogVersion
   readonly kind: Kind
   readonly artifact: string
-  /** The in-toto statement over `artifact`, for clients that sign statements and do not make them. */
+  /** The in-toto statement over `artifact`. cosign would make one of type v0.1, which sigstore-python does not take. */
   readonly statement: string
   readonly predicate: string
   readonly tokenFile: string
@@ -121,26 +121,26 @@ export interface SignRequest {
 export const predicateType = 'https://slsa.dev/provenance/v1'
 
 export const signers = {
-  'cosign 3': async ({ material, log, kind, artifact, predicate, tokenFile, bundle }: SignRequest) =>
+  'cosign 3': async ({ material, log, kind, artifact, statement, tokenFile, bundle }: SignRequest) =>
     client(
       'cosign3',
       [
         kind === 'blob' ? 'sign-blob' : 'attest-blob',
         '--yes',
-        ...(kind === 'blob' ? [] : ['--type', 'slsaprovenance1', '--predicate', predicate]),
+        ...(kind === 'blob' ? [] : ['--statement', statement]),
         // Rekor v1 is what the mirror's own signing configuration says: nothing is named then.
         ...(log === 'v1' ? [] : ['--signing-config', material.signingConfig.v2]),
         ['--identity-token', tokenFile, '--bundle', bundle, artifact],
       ],
       { tufRoot: material.tufRoot.cosign3 },
     ),
-  'cosign 2': async ({ material, log, kind, artifact, predicate, tokenFile, bundle }: SignRequest) =>
+  'cosign 2': async ({ material, log, kind, artifact, statement, tokenFile, bundle }: SignRequest) =>
     client(
       'cosign2',
       [
         kind === 'blob' ? 'sign-blob' : 'attest-blob',
         '--yes',
-        ...(kind === 'blob' ? ['--new-bundle-format'] : ['--type', 'slsaprovenance1', '--predicate', predicate]),
+        ...(kind === 'blob' ? ['--new-bundle-format'] : ['--statement', statement]),
         ...(kind === 'blob' ? [] : ['--new-bundle-format']),
         ['--signing-config', material.signingConfig[log], '--trusted-root', material.trustedRoot],
         ['--identity-token', tokenFile, '--bundle', bundle, artifact],
@@ -153,7 +153,8 @@ export const signers = {
       ['-s', material.signingConfig[log], '-t', material.trustedRoot],
       ...(kind === 'blob' ? [artifact] : ['-in-toto', statement]),
     ])
-    if (outcome.status === 0) writeFileSync(bundle, outcome.stdout)
+    // It says on the same stream what it uses.
+    if (outcome.status === 0) writeFileSync(bundle, outcome.stdout.slice(outcome.stdout.indexOf('{')))
     return outcome
   },
   'sigstore-js': async ({ material, log, kind, artifact, statement, tokenFile, bundle }: SignRequest) =>

@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { importJWK, type JWTPayload, SignJWT } from 'jose'
+import { importJWK, SignJWT } from 'jose'
 import { inject } from 'vitest'
 import { predicateType } from './clients.ts'
 import { succeeded } from './run.ts'
@@ -65,7 +65,7 @@ export async function identityToken(email: string): Promise<string> {
 }
 
 /** A token of the tests' own issuer with usual claims, those given laid over them; undefined removes one. */
-export async function signedToken(claims: JWTPayload = {}): Promise<string> {
+export async function signedToken(claims: Readonly<Record<string, unknown>> = {}): Promise<string> {
   const { issuer } = inject('stack')
   const now = Math.floor(Date.now() / 1000)
   const payload = {

@@ -13,10 +13,10 @@ import { initTUF } from '@sigstore/tuf'
 import { exportJWK, generateKeyPair, type JWK } from 'jose'
 import type { TestProject } from 'vitest/node'
 import { parse as parseYaml, stringify as stringifyYaml } from 'yaml'
-import { client, clientsFolder, type LogVersion, type Material, system } from './clients.ts'
+import { client, clientsFolder, type LogVersion, type Material, signers, system } from './clients.ts'
 import { packetsThatLeft } from './isolation.ts'
 import { succeeded } from './run.ts'
-import { type Endpoints, initialise, serve } from './stack.ts'
+import { type Endpoints, initialise, runChancery, serve } from './stack.ts'
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -54,6 +54,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
     const registry = await startRegistry(join(scratch, 'registry'))
     closers.push(() => registry.close())
     const material = await fetchMaterial(join(scratch, 'material'), stack.endpoints)
+    await firstEntries(material, scratch, stack.dataDir)
     project.provide('stack', {
       dataDir,
       endpoints: stack.endpoints,
@@ -67,6 +68,28 @@ export default async function setup(project: TestProject): Promise<() => Promise
     throw error
   }
   return close
+}
+
+/**
+ * One entry in each log before any test's: Go clients leave the log index 0 out of a bundle (proto3 JSON), and
+ * sigstore-python wants it there; and a proof in a log of one entry is empty.
+ */
+async function firstEntries(material: Material, scratch: string, dataDir: string): Promise<void> {
+  const token = succeeded(
+    await runChancery(['dev', 'token', '--data', dataDir, '--email', 'first@example.test']),
+  ).stdout
+  const file = (name: string, content: string): string => {
+    const path = join(scratch, name)
+    writeFileSync(path, content)
+    return path
+  }
+  const tokenFile = file('first-token', token.trim())
+  const artifact = file('first.txt', 'the first entry')
+  for (const log of ['v1', 'v2'] as const) {
+    const bundle = join(scratch, `first-${log}.json`)
+    const unused = { statement: artifact, predicate: artifact }
+    succeeded(await signers['sigstore-go']({ material, log, kind: 'blob', artifact, tokenFile, bundle, ...unused }))
+  }
 }
 
 /** Adds an issuer of e-mail identities to the CA's configuration, in Fulcio's own format. */

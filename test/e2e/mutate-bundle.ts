@@ -6,7 +6,6 @@ interface LogEntry {
   inclusionPromise?: { signedEntryTimestamp: string }
   inclusionProof: {
     logIndex: string
-    rootHash: string
     hashes?: string[]
     checkpoint: { envelope: string }
   }
@@ -22,7 +21,7 @@ export interface Bundle {
   dsseEnvelope?: { payload: string; signatures: { sig: string }[] }
 }
 
-export type Mutation = 'SET' | 'proof' | 'root' | 'checkpoint' | 'index' | 'timestamp' | 'signature'
+export type Mutation = 'SET' | 'proof' | 'checkpoint' | 'index' | 'timestamp' | 'signature'
 
 /** A changed copy, or undefined if the bundle has no such part. */
 export function mutate(bundle: Bundle, mutation: Mutation): Bundle | undefined {
@@ -42,9 +41,6 @@ export function mutate(bundle: Bundle, mutation: Mutation): Bundle | undefined {
       proof.hashes[0] = flipped(first)
       return copy
     }
-    case 'root':
-      proof.rootHash = flipped(proof.rootHash)
-      return copy
     case 'checkpoint':
       proof.checkpoint.envelope = proof.checkpoint.envelope.replace(
         /(\u2014 \S+ )(\S+)/u,
@@ -52,8 +48,9 @@ export function mutate(bundle: Bundle, mutation: Mutation): Bundle | undefined {
       )
       return copy
     case 'index':
-      entry.logIndex = String(Number(entry.logIndex) + 1)
-      proof.logIndex = String(Number(proof.logIndex) + 1)
+      // One back, so that it is still inside the tree.
+      entry.logIndex = String(Number(entry.logIndex) - 1)
+      proof.logIndex = String(Number(proof.logIndex) - 1)
       return copy
     case 'timestamp': {
       const timestamp = copy.verificationMaterial.timestampVerificationData?.rfc3161Timestamps?.[0]

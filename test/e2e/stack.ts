@@ -56,7 +56,7 @@ export async function runChancery(
 
 /** Makes tokens, keys, certificates and configuration in `dataDir`, on ports that are free. */
 export async function initialise(dataDir: string, args: readonly string[] = []): Promise<void> {
-  succeeded(await runChancery(['init', '--data', dataDir, '--ports', 'auto', '--profile', 'development', ...args]))
+  succeeded(await runChancery(['init', '--data', dataDir, '--ports', 'auto', ...args]))
 }
 
 /** Starts the server and resolves when it is ready; its log goes to `<dataDir>/serve.log`. */

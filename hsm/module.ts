@@ -37,6 +37,12 @@ const ECDSA: Mechanism = { mechanism: CKM.ECDSA }
 /** One loss may follow another while a token comes back; a request that saw four is answered `unavailable`. */
 const MAX_ATTEMPTS = 4
 
+/** How long requests wait for a token that was lost; a network HSM's failover takes about a second. */
+const PATIENCE_MS = 2000
+
+/** Faults of a connection that the next attempt may not have. */
+const PASSING: ReadonlySet<string> = new Set(['token_failed', 'token_absent'])
+
 const BACKOFF_FIRST_MS = 20
 const BACKOFF_LAST_MS = 5000
 
@@ -85,6 +91,7 @@ export class HsmModule {
   #keys: ReadonlyMap<string, SigningKey> = new Map()
   #reconnecting: Promise<void> | undefined
   #lastFault: HsmError | undefined
+  #outageSinceMs = 0
   #keepAlive: NodeJS.Timeout | undefined
   #closed = false
   /** Start of each call that is on a pool thread, for the watchdog. */
@@ -239,10 +246,12 @@ export class HsmModule {
         if (key.handle !== undefined) return key
         throw new HsmError('unavailable', 'key_not_found', `key ${name} is not connected`)
       }
-      // A token that has been away for long is told at once; one that just went is waited for.
-      if (this.#lastFault !== undefined) throw this.#lastFault
-      const leftMs = deadlineAtMs - performance.now()
-      if (leftMs <= 0) throw new HsmError('unavailable', 'deadline', 'the token did not come back in time')
+      // A token that just went is waited for; one that stays away, or needs somebody's hand, is told at once.
+      const untilMs = Math.min(deadlineAtMs, this.#outageSinceMs + PATIENCE_MS)
+      const leftMs = untilMs - performance.now()
+      const fault = this.#lastFault
+      if (fault !== undefined && (leftMs <= 0 || !PASSING.has(fault.reason))) throw fault
+      if (leftMs <= 0) throw new HsmError('unavailable', 'token_connecting', 'the token did not come back in time')
       await settledWithin(this.#reconnecting, leftMs)
     }
   }
@@ -300,6 +309,7 @@ export class HsmModule {
   /** One at a time: stop leasing, drain, connect anew; softly first, then with a fresh module, with growing pauses. */
   #reconnect(): void {
     if (this.#reconnecting !== undefined || this.#closed) return
+    this.#outageSinceMs = performance.now()
     this.#reconnecting = this.#connectUntilDone().finally(() => {
       this.#reconnecting = undefined
       for (const token of this.tokens()) token.wake()

@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Logger } from 'pino'
 import type { BodyAccount, BodyBudget } from './body.ts'
@@ -7,6 +7,10 @@ import { countRequest } from './metrics.ts'
 
 /** Log fields that a client chooses are cut to this length. */
 const LOGGED_CHARACTERS = 256
+
+/** Makes ids unique over processes and restarts; the count within one is cheaper than randomness for each. */
+const PROCESS_ID = randomBytes(9).toString('base64url')
+let requests = 0
 
 /** One request from its first byte to its end, whichever way it ends: exactly one log line, one count, one release. */
 export class Exchange {
@@ -133,5 +137,7 @@ export class Exchange {
 /** The client's own id if it is one that can be logged, else a fresh one. */
 function requestIdOf(request: IncomingMessage): string {
   const sent = request.headers['x-request-id']
-  return typeof sent === 'string' && /^[\x21-\x7e]{1,128}$/.test(sent) ? sent : randomUUID()
+  return typeof sent === 'string' && /^[\x21-\x7e]{1,128}$/.test(sent)
+    ? sent
+    : `${PROCESS_ID}-${(++requests).toString(36)}`
 }

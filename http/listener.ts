@@ -12,7 +12,7 @@ import { BodyBudget, readBody, type BodyFault } from './body.ts'
 import type { Endpoint, EndpointAnswer, Section } from './endpoint.ts'
 import { Exchange } from './exchange.ts'
 import { plain, plainFaults } from './faults.ts'
-import { connectionsRefused, requestsInFlight } from './metrics.ts'
+import { connectionsRefused, countInFlight } from './metrics.ts'
 import { parseTarget } from './target.ts'
 import { readTls, reloadTls, type TlsFiles } from './tls.ts'
 
@@ -37,6 +37,12 @@ export interface ListenLimits {
   /** Shared by listeners that share a process. */
   readonly bodies: BodyBudget
 }
+
+/** What a socket takes without its reader. */
+const SOCKET_BUFFER_BYTES = 64 << 10
+
+/** Headers of ours that a page of another origin may read. */
+const EXPOSED = 'etag, location, retry-after, x-request-id, x-log-index'
 
 /** One budget a process: the memory is the process's. */
 const processBodies = new BodyBudget(256 << 20)
@@ -187,6 +193,8 @@ class Connections {
   }
 
   watch(server: Server): void {
+    const stopCounting = countInFlight(this.#name, () => this.#inFlight)
+    server.once('close', stopCounting)
     server.on('tlsClientError', () => this.#refused('tls'))
     server.on('secureConnection', (socket: Socket) => this.#track(socket))
     server.on('connection', (socket: Socket) => {
@@ -213,12 +221,10 @@ class Connections {
       onEnd: () => {
         underWay.delete(exchange)
         this.#inFlight--
-        requestsInFlight.dec({ listener: this.#name })
       },
     })
     underWay.add(exchange)
     this.#inFlight++
-    requestsInFlight.inc({ listener: this.#name })
     return exchange
   }
 
@@ -326,9 +332,9 @@ async function converse(
   context.state = { exchange, mounts }
   exchange.section = mounts.length === 1 ? mounts[0]?.section : undefined
   const faults = (): Section['faults'] => (exchange.section ?? mounts[0]?.section)?.faults ?? plainFaults
-  context.set('x-request-id', exchange.requestId)
-  context.set('access-control-allow-origin', '*')
-  if (connections.closing) context.set('connection', 'close')
+  context.res.setHeader('x-request-id', exchange.requestId)
+  context.res.setHeader('access-control-allow-origin', '*')
+  if (connections.closing) context.res.setHeader('connection', 'close')
   const target = parseTarget(context.req.url ?? '')
   exchange.path = target?.decodedPath ?? '(malformed)'
   if (!target) {
@@ -345,10 +351,12 @@ async function converse(
     exchange.error = error
     send(context, faults().internal(exchange.requestId))
   }
-  exchange.cutUnless(listener.limits.deliveryMs)
+  // A short answer is the kernel's to deliver; only a long one can be kept waiting by its reader.
+  if ((context.length ?? 0) > SOCKET_BUFFER_BYTES) exchange.cutUnless(listener.limits.deliveryMs)
 }
 
 function mountsFor(mounts: readonly Mount[], host: string | undefined): readonly Mount[] {
+  if (mounts.every((mount) => mount.hosts === undefined)) return mounts
   const name = (host ?? '').replace(/:\d+$/, '').toLowerCase()
   const named = mounts.filter((mount) => mount.hosts?.has(name))
   return named.length > 0 ? named : mounts.filter((mount) => mount.hosts === undefined)
@@ -371,19 +379,18 @@ async function serve(
     awaitsContinue: context.req.headers.expect !== undefined,
   })
   if (!body.ok) return answerBodyFault(context, section, endpoint, body.fault)
-  const answer = await withinTime(exchange, limits.answerMs, async () =>
-    endpoint.answer({
-      method: context.method,
-      path: exchange.path,
-      params: context['params'] as Readonly<Record<string, string>>,
-      query: new URLSearchParams(context.querystring),
-      // Only `set-cookie` is ever an array, and that is no header of requests.
-      headers: context.req.headers as Readonly<Record<string, string | undefined>>,
-      body: body.bytes,
-      requestId: exchange.requestId,
-      signal: exchange.signal,
-    }),
-  )
+  const answering = endpoint.answer({
+    method: context.method,
+    path: exchange.path,
+    params: context['params'] as Readonly<Record<string, string>>,
+    query: new URLSearchParams(context.querystring),
+    // Only `set-cookie` is ever an array, and that is no header of requests.
+    headers: context.req.headers as Readonly<Record<string, string | undefined>>,
+    body: body.bytes,
+    requestId: exchange.requestId,
+    signal: exchange.signal,
+  })
+  const answer = answering instanceof Promise ? await withinTime(exchange, limits.answerMs, answering) : answering
   send(context, answer ?? section.faults.overloaded())
 }
 
@@ -407,7 +414,7 @@ function answerBodyFault(context: ListenerContext, section: Section, endpoint: E
 async function withinTime(
   exchange: Exchange,
   limitMs: number,
-  answer: () => Promise<EndpointAnswer>,
+  answer: Promise<EndpointAnswer>,
 ): Promise<EndpointAnswer | undefined> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<undefined>((resolve) => {
@@ -418,7 +425,7 @@ async function withinTime(
     }, limitMs)
   })
   try {
-    return await Promise.race([answer(), late])
+    return await Promise.race([answer, late])
   } finally {
     clearTimeout(timer)
   }
@@ -467,12 +474,14 @@ function send(context: ListenerContext, answer: EndpointAnswer, options: { reado
     return
   }
   exchange.answered(answer)
+  const { res } = context
+  context.status = answer.status
+  // What the answer says comes first: Koa then guesses no type from the body.
+  for (const name in answer.headers) res.setHeader(name, answer.headers[name] ?? '')
+  const typed = res.hasHeader('content-type')
   const { body } = answer
   context.body = typeof body === 'string' ? body : body ? Buffer.from(body.buffer, body.byteOffset, body.length) : ''
-  // Koa guesses a type from the body; only the answer says what it is.
-  context.remove('content-type')
-  if (answer.headers) context.set({ ...answer.headers })
-  context.set('access-control-expose-headers', 'etag, location, retry-after, x-request-id, x-log-index')
-  if (options.close) context.set('connection', 'close')
-  context.status = answer.status
+  if (!typed) res.removeHeader('content-type')
+  if (context.req.headers.origin !== undefined) res.setHeader('access-control-expose-headers', EXPOSED)
+  if (options.close) res.setHeader('connection', 'close')
 }

@@ -12,12 +12,25 @@ const duration = new Histogram({
   buckets: BUCKETS_SECONDS,
 })
 
-/** Requests that were begun and are not over. */
-export const requestsInFlight = new Gauge({
+const inFlight = new Map<object, { readonly listener: string; readonly count: () => number }>()
+
+/** Read when it is asked for: nothing to pay for each request. */
+const requestsInFlight = new Gauge({
   name: 'chancery_http_requests_in_flight',
   help: 'Requests under way, by listener.',
   labelNames: ['listener'] as const,
+  collect() {
+    requestsInFlight.reset()
+    for (const { listener, count } of inFlight.values()) requestsInFlight.inc({ listener }, count())
+  },
 })
+
+/** Shows a listener's requests under way in the metrics, until the returned function is called. */
+export function countInFlight(listener: string, count: () => number): () => void {
+  const key = {}
+  inFlight.set(key, { listener, count })
+  return () => void inFlight.delete(key)
+}
 
 /** Connections that never became a request. */
 export const connectionsRefused = new Counter({

@@ -319,7 +319,7 @@ function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): v
     tsa: config.timestamp?.url,
     ct: logUrl('ct'),
     tuf: config.trustRoot?.url,
-    metrics: config.metrics && `http://${config.metrics.listen}`,
+    metrics: config.metrics && `${config.metrics.tls === undefined ? 'http' : 'https'}://${config.metrics.listen}`,
     rootChecksum: root && createHash('sha256').update(root).digest('hex'),
   }
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 })

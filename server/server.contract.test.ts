@@ -1,11 +1,13 @@
 /** The whole server as one process tree on SoftHSM: start, status, an HSM that goes away and returns, a clean stop. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { request } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { createHash, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { parse, stringify } from 'yaml'
 
 const run = promisify(execFile)
 const main = join(import.meta.dirname, '../cli/main.ts')
@@ -188,6 +190,63 @@ describe('a running server', () => {
     expect(acknowledged.length).toBeGreaterThan(0)
     for (const location of acknowledged) expect((await fetch(endpoints.rekorV1 + location)).status).toBe(200)
   })
+})
+
+describe('with certificates in its configuration', () => {
+  test('every listener speaks TLS, and none of them plain HTTP', async () => {
+    await stop()
+    const certFile = join(folder, 'tls.pem')
+    const keyFile = join(folder, 'tls.key')
+    const subject = ['-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1']
+    await run('openssl', [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-keyout',
+      keyFile,
+      '-out',
+      certFile,
+      ...subject,
+    ])
+    const file = join(data, 'chancery.yaml')
+    const plain = readFileSync(file, 'utf8')
+    const configuration = parse(plain) as Record<string, unknown> & { logs: Record<string, unknown>[] }
+    const services = [
+      configuration['metrics'],
+      configuration['ca'],
+      configuration['timestamp'],
+      configuration['trustRoot'],
+      ...configuration.logs,
+    ] as Record<string, unknown>[]
+    for (const service of services) service['tls'] = { certFile, keyFile }
+    writeFileSync(file, stringify(configuration))
+    await start()
+    try {
+      for (const service of services) {
+        const at = String(service['listen'])
+        expect(await statusOverTls(at, readFileSync(certFile, 'utf8'))).toBe(404)
+        await expect(fetch(`http://${at}/none`)).rejects.toThrow('fetch failed')
+      }
+    } finally {
+      await stop()
+      writeFileSync(file, plain)
+    }
+  })
+
+  async function statusOverTls(at: string, ca: string): Promise<number | undefined> {
+    return await new Promise((resolve, reject) => {
+      const outgoing = request(`https://${at}/none`, { ca, minVersion: 'TLSv1.2' }, (incoming) => {
+        incoming.resume()
+        resolve(incoming.statusCode)
+      })
+      outgoing.once('error', reject)
+      outgoing.end()
+    })
+  }
 })
 
 describe('a server that is not running', () => {

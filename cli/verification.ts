@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { bundleFromJSON, isBundleWithDsseEnvelope, isBundleWithPublicKey, type Bundle } from '@sigstore/bundle'
 import type { TrustedRoot } from '@sigstore/protobuf-specs'
 import { toSignedEntity, toTrustMaterial, VerificationError, Verifier } from '@sigstore/verify'
+import { parseCheckpoint, parseNote, TlogError } from '#tlog'
 
 export type RefusalCode =
   | 'malformed_bundle'
@@ -75,6 +76,7 @@ export function verifyBundle(bundle: Bundle, artifact: Buffer, trustedRoot: Trus
     // The library throws its parsers' errors for what is malformed inside.
     throw new Refusal('malformed_bundle', cause instanceof Error ? cause.message : String(cause), { cause })
   }
+  refuseContradictions(bundle.verificationMaterial.tlogEntries)
   const { subjectAlternativeName: identity, extensions } = signer.identity ?? {}
   if (identity === undefined || extensions?.issuer === undefined) {
     throw new Refusal('no_certificate', 'the certificate carries no identity with an issuer')
@@ -112,6 +114,48 @@ function refuseOtherArtifact(bundle: Bundle, artifact: Buffer): void {
   const named = bundle.content.messageSignature.messageDigest?.digest
   if (named !== undefined && named.length === digest.length && !named.equals(digest)) {
     throw new Refusal('artifact_mismatch', 'the file is not the one that was signed')
+  }
+}
+
+/** What is compared of a bundle's log entry. */
+export interface EntryWithProof {
+  readonly logIndex: string
+  readonly inclusionPromise?: unknown
+  readonly inclusionProof?:
+    | {
+        readonly logIndex: string
+        readonly rootHash: Uint8Array
+        readonly treeSize: string
+        readonly checkpoint?: { readonly envelope: string } | undefined
+      }
+    | undefined
+}
+
+/**
+ * The library takes root and size from the signed checkpoint and a v2 entry's place from its proof, and does not look
+ * at the copies beside them. Whoever shows or stores a copy shall not get a forger's: each must say what was verified.
+ * Throws `Refusal` `not_in_log`.
+ */
+export function refuseContradictions(entries: readonly EntryWithProof[]): void {
+  for (const { logIndex, inclusionPromise, inclusionProof } of entries) {
+    // Under a SET the entry's index counts over all shards of the log, and the SET covers it.
+    if (inclusionPromise === undefined && inclusionProof !== undefined && logIndex !== inclusionProof.logIndex) {
+      throw new Refusal('not_in_log', 'the entry and its inclusion proof name different indexes')
+    }
+    if (inclusionProof?.checkpoint === undefined) continue
+    const { size, rootHash } = readCheckpoint(inclusionProof.checkpoint.envelope)
+    if (inclusionProof.treeSize !== String(size) || Buffer.compare(inclusionProof.rootHash, rootHash) !== 0) {
+      throw new Refusal('not_in_log', 'the inclusion proof is for another tree than the checkpoint')
+    }
+  }
+}
+
+function readCheckpoint(envelope: string): ReturnType<typeof parseCheckpoint> {
+  try {
+    return parseCheckpoint(parseNote(envelope).text)
+  } catch (cause) {
+    if (!(cause instanceof TlogError)) throw cause
+    throw new Refusal('not_in_log', cause.message, { cause })
   }
 }
 

@@ -1,0 +1,22 @@
+/** Everyone who verifies: the foreign clients, and our own command beside them. */
+import { type VerifyRequest, type VerifierName, verifiers } from './clients.ts'
+import type { Outcome } from './run.ts'
+import { runChancery } from './stack.ts'
+
+export type JudgeName = VerifierName | 'chancery'
+
+export const judges: Readonly<Record<JudgeName, (request: VerifyRequest) => Promise<Outcome>>> = {
+  ...verifiers,
+  chancery: async ({ material, artifact, bundle, identity, issuer }) =>
+    runChancery(
+      [
+        ['verify', artifact, '--bundle', bundle, '--trusted-root', material.trustedRoot],
+        ['--certificate-identity', identity, '--certificate-oidc-issuer', issuer],
+      ].flat(),
+    ),
+}
+
+/** What was said in one line: sigstore-python wraps its texts between times and places of its source. */
+export function judgement({ text }: Outcome): string {
+  return text.replaceAll(/\[\d\d:\d\d:\d\d\]|\b(?:errors|_cli)\.py:\d+/g, ' ').replaceAll(/\s+/g, ' ')
+}

@@ -24,7 +24,7 @@ export function register(program: Command): void {
         messageKey: 'msg',
       })
       const loaded = loadConfig(resolve(options.config ?? join(options.data, 'chancery.yaml')))
-      const server = await serve(loaded, {
+      const serving = serve(loaded, {
         logger,
         checkOnly: options.check === true,
         startDevelopmentIssuer: async (at) => {
@@ -32,6 +32,11 @@ export function register(program: Command): void {
           return await startDevelopmentIssuer({ dataDir: at.dataDir, listen: at.listen, issuerUrl: at.url })
         },
       })
+      if (loaded.config.developmentIssuer !== undefined && options.check !== true) {
+        // It takes as long to load as the agent to start, in a process of its own; a failure is told where it is used.
+        import('./development-issuer.ts').catch(() => undefined)
+      }
+      const server = await serving
       if (options.check === true) {
         await server.close()
         process.stdout.write(`${loaded.file} is sound: keys, certificates, logs and trust root fit together\n`)

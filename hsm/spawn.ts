@@ -120,8 +120,7 @@ class Supervisor {
         ...(admin === true ? ['--admin'] : []),
       ],
       {
-        // Nothing of the server's environment: a module reads paths and switches from it.
-        env: {},
+        env: agentEnvironment(),
         stdio: ['ignore', 'ignore', 'pipe', 'pipe', ...(admin === true ? (['pipe'] as const) : [])],
       },
     )
@@ -195,6 +194,12 @@ class Supervisor {
       else logger?.info(fields, msg)
     })
   }
+}
+
+/** Nothing of the server's environment, from which a module reads paths and switches, but where Node keeps compiled code. */
+function agentEnvironment(): NodeJS.ProcessEnv {
+  const compiled = process.env['NODE_COMPILE_CACHE']
+  return compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }
 }
 
 function streamOf(child: ChildProcess, descriptor: number): Duplex {

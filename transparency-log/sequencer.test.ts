@@ -267,6 +267,15 @@ describe('when the guard refuses', () => {
     await checkLog(log)
   })
 
+  test('a latched token is no fork: the log heals when an operator has lifted the latch', async () => {
+    const log = await open({ limits: { addDeadlineMs: 100 } })
+    agent.fault = new HsmError('latched', 'token_latched', 'the PIN was refused')
+    await expect(log.add(textEntry('one'))).rejects.toMatchObject({ code: 'unavailable' })
+    agent.fault = undefined
+    await expect.poll(() => log.head().size, { timeout: 10_000 }).toBe(1)
+    expect(log.fault()).toBeUndefined()
+  })
+
   test.each([
     ['ahead of the database', { size: 9, rootHash: new Uint8Array(32) }, 'older than the log'],
     ['on another root', { size: 1, rootHash: new Uint8Array(32).fill(7) }, 'signed root 0707'],

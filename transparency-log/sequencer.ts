@@ -509,7 +509,8 @@ function unavailable(what: string, cause: unknown): LogError {
 function faultOf(error: unknown): LogError {
   if (error instanceof LogError) return error
   if (error instanceof HsmError) {
-    if (error.code === 'latched' || error.reason === 'fork_refused') {
+    // Another latch (a wrong PIN, a key) says nothing about this log, and is lifted without a restart of ours.
+    if (error.reason === 'fork_refused') {
       return forkRefused(`the agent refuses to sign for this log: ${error.message}`, { cause: error })
     }
     return unavailable(`the HSM agent does not sign just now (${error.code}: ${error.reason})`, error)

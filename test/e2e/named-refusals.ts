@@ -9,8 +9,8 @@ const sigstoreGo: Readonly<Record<Fault, RegExp>> = {
   SET: /not enough verified log entries from transparency log/,
   proof: /does not match expected root/,
   checkpoint: /signature on checkpoint did not verify|invalid signature for key rekor-v2/,
-  // On v1 the SET covers the index and is looked at first.
-  index: /not enough verified log entries from transparency log|does not match expected root/,
+  // On v1 the SET covers the index and is looked at first; another place may want a proof of another length.
+  index: /not enough verified log entries from transparency log|does not match expected root|wrong proof size/,
   timestamp: /unable to verify signed timestamps.*ECDSA verification failure/,
   // On v2 the entry is rebuilt from the bundle, with the changed signature in it.
   signature: /transparency log signature does not match|does not match expected root/,
@@ -39,7 +39,7 @@ export const namedRefusals: Readonly<Record<VerifierName, Readonly<Record<Fault,
     SET: /SET: invalid inclusion promise/,
     proof: /inclusion proof contains invalid root hash/,
     checkpoint: /checkpoint: invalid signature/,
-    index: /SET: invalid inclusion promise|inclusion proof contains invalid root hash/,
+    index: /SET: invalid inclusion promise|inclusion proof (contains invalid root hash|has wrong size)/,
     timestamp: /not enough sources of verified time/,
     signature: /[Ss]ignature is invalid for input|invalid signature|not enough sources of verified time/,
     artifact: /Bundle message digest mismatch|in-toto statement has no subject for digest/,

@@ -216,28 +216,31 @@ function hashedrekord(
   }
 }
 
-function envelope(signatures: number): { envelope: string; verifiers: string[] } {
+function envelope(signatures: number, signers: number): { envelope: string; verifiers: string[] } {
   const payload = Buffer.from(JSON.stringify({ count: signatures, random: Math.random() }))
   const payloadType = 'application/x'
   const encoded = Buffer.concat([
     Buffer.from(`DSSEv1 ${payloadType.length} ${payloadType} ${payload.length} `),
     payload,
   ])
-  const keys = Array.from({ length: signatures }, () => ecKey())
+  const keys = Array.from({ length: signers }, () => ecKey())
   return {
     envelope: JSON.stringify({
       payload: payload.toString('base64'),
       payloadType,
-      signatures: keys.map((key) => ({ sig: sign('sha256', encoded, key).toString('base64') })),
+      // ECDSA signatures of one key over one text differ each time.
+      signatures: Array.from({ length: signatures }, (_, i) => ({
+        sig: sign('sha256', encoded, keys[i % signers] ?? ecKey()).toString('base64'),
+      })),
     }),
     verifiers: keys.map((key) => Buffer.from(pem(key)).toString('base64')),
   }
 }
 
-const dsse = (signatures: number): unknown => ({
+const dsse = (signatures: number, signers: number): unknown => ({
   apiVersion: '0.0.1',
   kind: 'dsse',
-  spec: { proposedContent: envelope(signatures) },
+  spec: { proposedContent: envelope(signatures, signers) },
 })
 
 describe('Rekor v1', () => {
@@ -245,7 +248,7 @@ describe('Rekor v1', () => {
 
   test('takes honest entries', async () => {
     expect((await post(entries, hashedrekord())).status).toBe(201)
-    expect((await post(entries, dsse(2))).status).toBe(201)
+    expect((await post(entries, dsse(2, 2))).status).toBe(201)
   })
 
   test('a true duplicate is 409 with the entry that is there', async () => {
@@ -283,7 +286,8 @@ describe('Rekor v1', () => {
       /algorithms are not allowed|bits/,
     ],
     ['a digest of the wrong length', () => hashedrekord({ digest: 'abcd' }), 400, /hash/],
-    ['too many signatures', () => dsse(9), 400, /too many signatures: 9, max allowed: 8/],
+    ['too many signatures', () => dsse(9, 8), 400, /too many signatures: 9, max allowed: 8/],
+    ['too many verifiers', () => dsse(8, 9), 400, /too many verifiers: 9, max allowed: 8/],
   ])('refuses %s', async (_, body, expected, words) => {
     const { status, text } = await post(entries, body())
     expect(text).toMatch(words)
@@ -386,7 +390,23 @@ describe('the CT log', () => {
   test('refuses a certificate of a root that it does not know', async () => {
     const der = join(freshFolder('stranger'), 'stranger.der')
     const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', '/dev/null']
-    succeeded(await system('openssl', ['req', '-x509', key, '-subj', '/CN=stranger', '-outform', 'DER', '-out', der]))
+    succeeded(
+      await system('openssl', [
+        'req',
+        '-x509',
+        key,
+        '-subj',
+        '/CN=stranger',
+        '-addext',
+        'basicConstraints=critical,CA:FALSE',
+        '-addext',
+        'extendedKeyUsage=codeSigning',
+        '-outform',
+        'DER',
+        '-out',
+        der,
+      ]),
+    )
     const { status, text } = await post(`${ct}/ct/v1/add-chain`, { chain: [readFileSync(der).toString('base64')] })
     expect(status).toBe(400)
     expect(text).toMatch(/root|chain/i)

@@ -17,17 +17,28 @@ export interface Endpoints {
   readonly rootChecksum: string
 }
 
+interface ClientsOptions {
+  readonly data: string
+  readonly email: string
+  readonly command: string
+  readonly export?: boolean
+}
+
 export function register(program: Command): void {
   program
     .command('clients')
     .summary('print the lines with which cosign, sigstore-python and sigstore-js use this stack')
     .option('--data <dir>', 'data folder of the running stack', 'data')
     .option('--email <address>', 'identity in the examples', 'dev@example.test')
-    .addHelpText('after', '\nExample:\n  chancery clients --data ./data\n')
-    .action((options: { data: string; email: string }) => {
-      process.stdout.write(
-        clientLines(readEndpoints(options.data), { dataDir: resolve(options.data), email: options.email }),
-      )
+    .option('--command <words>', 'how the printed lines call chancery', shellWord(chanceryScript))
+    .option('--export', 'print the addresses as shell variables instead, for eval')
+    .addHelpText(
+      'after',
+      '\nThe printed lines can be run as they stand, in order. --export gives MIRROR, CHECKSUM (SHA-256 of the\nfirst root), ISSUER, CA, REKOR, REKOR_V2, TSA and CT.\n\nExamples:\n  chancery clients --data ./data\n  eval "$(chancery clients --data ./data --export)"\n',
+    )
+    .action((options: ClientsOptions) => {
+      const endpoints = readEndpoints(options.data)
+      process.stdout.write(options.export === true ? variables(endpoints) : clientLines(endpoints, options))
     })
 }
 
@@ -45,43 +56,94 @@ export function readEndpoints(dataDir: string): Endpoints {
   }
 }
 
-/** The blocks for each client; every line can be run as it stands, in order. */
+/** What the printed lines are made for. */
+export interface ClientChoices {
+  /** Data folder of the development issuer. */
+  readonly data: string
+  readonly email: string
+  /** Shell words that call `chancery`. */
+  readonly command: string
+}
+
+/** The blocks of lines for a shell: `prepare` first, then any of the others; each line can be run as it stands. */
 export function clientBlocks(
   endpoints: Endpoints,
-  { dataDir, email }: { dataDir: string; email: string },
+  { data, email, command }: ClientChoices,
 ): Record<'prepare' | 'cosign' | 'sigstore-python' | 'sigstore-js', string[]> {
   const { tuf, oidc, rootChecksum } = endpoints
+  const token = `${command} dev token --data ${shellWord(resolve(data))} --email ${shellWord(email)} > token`
+  const signer = shellWord(email)
   return {
     prepare: [
+      'cd "$(mktemp -d)"',
       'echo hello > artifact.txt',
-      `scripts/chancery dev token --data ${dataDir} --email ${email} > token`,
+      token,
       `curl -sSf -o root.json ${tuf}/1.root.json && echo "${rootChecksum}  root.json" | sha256sum -c`,
     ],
     cosign: [
       'export TUF_ROOT="$HOME/.sigstore/chancery"   # first: cosign 3 empties this folder when it initialises',
       `cosign initialize --mirror ${tuf} --root ${tuf}/1.root.json --root-checksum ${rootChecksum}`,
       'cosign sign-blob --yes --identity-token token --bundle artifact.sigstore.json artifact.txt',
-      `cosign verify-blob --bundle artifact.sigstore.json --certificate-identity ${email} --certificate-oidc-issuer ${oidc} artifact.txt`,
+      `cosign verify-blob --bundle artifact.sigstore.json --certificate-identity ${signer} --certificate-oidc-issuer ${oidc} artifact.txt`,
     ],
     'sigstore-python': [
       `sigstore --instance ${tuf} trust-instance root.json`,
       `sigstore --instance ${tuf} sign --identity-token "$(cat token)" --bundle artifact.python.json artifact.txt`,
-      `sigstore --instance ${tuf} verify identity --bundle artifact.python.json --cert-identity ${email} --cert-oidc-issuer ${oidc} artifact.txt`,
+      `sigstore --instance ${tuf} verify identity --bundle artifact.python.json --cert-identity ${signer} --cert-oidc-issuer ${oidc} artifact.txt`,
     ],
     'sigstore-js': [
-      `node --input-type=module -e "import fs from 'node:fs'; import { sign } from 'sigstore'; fs.writeFileSync('artifact.js.json', JSON.stringify(await sign(fs.readFileSync('artifact.txt'), { fulcioURL: '${endpoints.ca}', rekorURL: '${endpoints.rekorV1}', tsaServerURL: '${endpoints.tsa}', identityToken: fs.readFileSync('token', 'utf8').trim() })))"`,
-      `node --input-type=module -e "import fs from 'node:fs'; import { verify } from 'sigstore'; await verify(JSON.parse(fs.readFileSync('artifact.js.json')), fs.readFileSync('artifact.txt'), { tufMirrorURL: '${tuf}', tufRootPath: 'root.json', tufCachePath: 'js-cache', certificateIssuer: '${oidc}', certificateIdentityEmail: '${email}' }); console.log('verified')"`,
+      node(
+        `import fs from 'node:fs'; import { sign } from 'sigstore'`,
+        `const identityToken = fs.readFileSync('token', 'utf8').trim()`,
+        `const services = { fulcioURL: '${endpoints.ca}', rekorURL: '${endpoints.rekorV1}', tsaServerURL: '${endpoints.tsa}' }`,
+        `const bundle = await sign(fs.readFileSync('artifact.txt'), { ...services, identityToken })`,
+        `fs.writeFileSync('artifact.js.json', JSON.stringify(bundle))`,
+      ),
+      node(
+        `import fs from 'node:fs'; import { verify } from 'sigstore'`,
+        `const trust = { tufMirrorURL: '${tuf}', tufRootPath: 'root.json', tufCachePath: 'js-cache' }`,
+        `const signer = { certificateIssuer: '${oidc}', certificateIdentityEmail: '${email.replaceAll("'", "\\'")}' }`,
+        `await verify(JSON.parse(fs.readFileSync('artifact.js.json')), fs.readFileSync('artifact.txt'), { ...trust, ...signer })`,
+        `console.log('verified')`,
+      ),
     ],
   }
 }
 
-function clientLines(endpoints: Endpoints, options: { dataDir: string; email: string }): string {
-  const blocks = clientBlocks(endpoints, options)
+const chanceryScript = join(import.meta.dirname, '..', 'scripts', 'chancery')
+
+/** One shell command that runs a small module; its statements use single quotes alone. */
+function node(...statements: readonly string[]): string {
+  return `node --input-type=module -e "\n  ${statements.join('\n  ')}\n"`
+}
+
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
+}
+
+function variables({ tuf, rootChecksum, oidc, ca, rekorV1, rekorV2, tsa, ct }: Endpoints): string {
+  const named = {
+    MIRROR: tuf,
+    CHECKSUM: rootChecksum,
+    ISSUER: oidc,
+    CA: ca,
+    REKOR: rekorV1,
+    REKOR_V2: rekorV2,
+    TSA: tsa,
+    CT: ct,
+  }
+  return Object.entries(named)
+    .map(([name, value]) => `export ${name}=${shellWord(value)}\n`)
+    .join('')
+}
+
+function clientLines(endpoints: Endpoints, choices: ClientChoices): string {
+  const blocks = clientBlocks(endpoints, choices)
   const titles = {
-    prepare: 'An artifact, an identity token, the root of trust',
-    cosign: 'cosign',
-    'sigstore-python': 'sigstore-python',
-    'sigstore-js': 'sigstore-js',
+    prepare: 'First: an artifact, an identity token (it lasts ten minutes) and the root of trust',
+    cosign: 'cosign 3',
+    'sigstore-python': 'sigstore-python (pip install sigstore)',
+    'sigstore-js': 'sigstore-js (npm install sigstore)',
   }
   return Object.entries(titles)
     .map(([name, title]) => `\n# ${title}\n${blocks[name as keyof typeof titles].join('\n')}\n`)

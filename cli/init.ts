@@ -9,35 +9,56 @@ export function register(program: Command): void {
     .summary('make a new installation: tokens, keys, certificates, trust root')
     .option('--data <dir>', 'data folder to make', 'data')
     .option('--domain <domain>', 'names the logs in what they sign: rekor-v1.<domain>, …', 'chancery.internal')
-    .option('--host <address>', 'address that every service binds and clients dial', '127.0.0.1')
+    .option('--host <address>', 'address or name that clients dial', '127.0.0.1')
+    .option('--listen-host <address>', 'address that every service binds (default: that of --host)')
     .option('--ports <choice>', 'usual, or auto for free ones', 'usual')
+    .option('--if-missing', 'leave an installation that is there as it is, and end well')
     .addHelpText(
       'after',
-      '\nMakes SoftHSM tokens and a development configuration. An interrupted init is started over by the next one.\n\nExample:\n  chancery init --data ./data --domain sig.example.test\n',
+      '\nMakes SoftHSM tokens and a development configuration. An interrupted init is\nstarted over by the next one. In a container: --listen-host 0.0.0.0, since\nwhat is bound inside is not what clients dial.\n\nExample:\n  chancery init --data ./data --domain sig.example.test\n',
     )
-    .action(async (options: { data: string; domain: string; host: string; ports: string }) => {
-      const { createInstallation, newTreeId } = await import('../lifecycle/installation.ts')
-      const { defaultPorts, freePorts, takenPorts } = await import('../lifecycle/ports.ts')
-      if (options.ports !== 'usual' && options.ports !== 'auto') throw new Error('--ports takes usual or auto')
-      if (!/^(?=.{1,200}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/.test(options.domain)) {
-        throw new Error(`--domain ${options.domain} is not a domain name in lower case`)
-      }
-      const ports = options.ports === 'auto' ? await freePorts(options.host) : defaultPorts
-      const taken = await takenPorts(options.host, ports)
-      if (taken.length > 0) {
-        throw new Error(
-          `taken by another program: ${taken.map((name) => `port ${ports[name]} (${name})`).join(', ')}; stop it, or choose free ports with --ports auto`,
-        )
-      }
-      const dataDir = resolve(options.data)
-      const started = performance.now()
-      await createInstallation(
-        dataDir,
-        { profile: 'development', domain: options.domain, host: options.host, ports, treeId: newTreeId() },
-        (step) => process.stderr.write(`  ${step}\n`),
-      )
-      process.stderr.write(
-        `made ${dataDir} in ${((performance.now() - started) / 1000).toFixed(1)} s; serve it with: chancery serve --data ${options.data}\n`,
-      )
-    })
+    .action(make)
 }
+
+interface InitOptions {
+  readonly data: string
+  readonly domain: string
+  readonly host: string
+  readonly listenHost?: string
+  readonly ports: string
+  readonly ifMissing?: boolean
+}
+
+async function make(options: InitOptions): Promise<void> {
+  const { createInstallation, isInstallation, newTreeId } = await import('../lifecycle/installation.ts')
+  const { defaultPorts, freePorts, takenPorts } = await import('../lifecycle/ports.ts')
+  const { domain, host, listenHost = host } = options
+  if (options.ports !== 'usual' && options.ports !== 'auto') throw new Error('--ports takes usual or auto')
+  if (!domainName.test(domain)) throw new Error(`--domain ${domain} is not a domain name in lower case`)
+  for (const address of [host, listenHost]) {
+    if (!hostOfUrl.test(address)) throw new Error(`${address} is neither an IPv4 address nor a host name`)
+  }
+  const dataDir = resolve(options.data)
+  if (options.ifMissing === true && isInstallation(dataDir)) {
+    process.stderr.write(`${dataDir} holds an installation; it is left as it is\n`)
+    return
+  }
+  const ports = options.ports === 'auto' ? await freePorts(listenHost) : defaultPorts
+  const taken = await takenPorts(listenHost, ports)
+  if (taken.length > 0) {
+    throw new Error(
+      `taken by another program: ${taken.map((name) => `port ${ports[name]} (${name})`).join(', ')}; stop it, or choose free ports with --ports auto`,
+    )
+  }
+  const started = performance.now()
+  await createInstallation(
+    dataDir,
+    { profile: 'development', domain, host, listenHost, ports, treeId: newTreeId() },
+    (step) => process.stderr.write(`  ${step}\n`),
+  )
+  const seconds = ((performance.now() - started) / 1000).toFixed(1)
+  process.stderr.write(`  made in ${seconds} s; serve it with: chancery serve --data ${options.data}\n`)
+}
+
+const domainName = /^(?=.{1,200}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/
+const hostOfUrl = /^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$/

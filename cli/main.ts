@@ -62,12 +62,18 @@ export async function main(words: readonly string[]): Promise<number> {
   }
 }
 
-/** Commander hands its error behaviour only to commands that are made after it was set on them. */
+/** Commander hands its settings only to commands that are made after they were set. */
 function inherit(command: Command): void {
   for (const child of command.commands) {
     child.copyInheritedSettings(command)
+    // One line tells a command in its parent's list and at the head of its own help.
+    if (child.description() === '') child.description(sentence(child.summary()))
     inherit(child)
   }
+}
+
+function sentence(words: string): string {
+  return words === '' ? '' : `${words.slice(0, 1).toUpperCase()}${words.slice(1)}.`
 }
 
 function report(error: unknown, { debug, called }: { debug: boolean; called: string }): number {

@@ -81,6 +81,11 @@ export async function createInstallation(
   rmSync(join(dataDir, unfinishedMark))
 }
 
+/** Whether `dataDir` holds a finished installation. */
+export function isInstallation(dataDir: string): boolean {
+  return existsSync(join(dataDir, 'chancery.yaml')) && !existsSync(join(dataDir, unfinishedMark))
+}
+
 /** A random positive int64 for a Rekor v1 tree, decimal; its top byte is kept clear so that no client's parser overflows. */
 export function newTreeId(): string {
   return (BigInt(`0x${randomBytes(7).toString('hex')}`) + 2n ** 56n).toString()
@@ -92,7 +97,7 @@ function prepareFolder(dataDir: string): void {
   }
   if (existsSync(join(dataDir, unfinishedMark))) {
     for (const name of readdirSync(dataDir)) rmSync(join(dataDir, name), { recursive: true })
-  } else if (existsSync(join(dataDir, 'chancery.yaml'))) {
+  } else if (isInstallation(dataDir)) {
     throw new InstallationError(
       'exists',
       `${dataDir} holds an installation already; serve it with: chancery serve --data ${dataDir}`,

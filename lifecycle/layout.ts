@@ -8,8 +8,10 @@ export interface InstallationChoices {
   readonly profile: 'development'
   /** Names the logs: `rekor-v1.<domain>`, `rekor-v2.<domain>`, `ct.<domain>`. */
   readonly domain: string
-  /** The address every listener binds. */
+  /** What clients dial. */
   readonly host: string
+  /** The address every listener binds: another one in a container, whose loopback nobody outside reaches. */
+  readonly listenHost: string
   readonly ports: Ports
   /** Positive int64, decimal: the Rekor v1 tree. */
   readonly treeId: string
@@ -37,10 +39,10 @@ export function urls({ host, ports }: Pick<InstallationChoices, 'host' | 'ports'
 
 /** `chancery.yaml`, written once. */
 export function chanceryYaml(choices: InstallationChoices): string {
-  const { host, ports, treeId } = choices
+  const { listenHost, ports, treeId } = choices
   const origin = origins(choices)
   const url = urls(choices)
-  const listen = (port: number) => `${host}:${port}`
+  const listen = (port: number) => `${listenHost}:${port}`
   const document = {
     profile: choices.profile,
     domain: choices.domain,

@@ -1,0 +1,40 @@
+/** Starts the loader's process and gives it orders. */
+import { fork } from 'node:child_process'
+import { join } from 'node:path'
+import type { Load, Order, Said } from './loader.ts'
+
+export type Ended = Extract<Said, { said: 'ended' }>
+
+export interface RunningLoad {
+  /** Has the loader kill `pid` as soon as `inFlight` writes are under way; resolves with how many there were. */
+  kill(pid: number, inFlight: number): Promise<number>
+  /** Lets every connection finish what it has sent. */
+  stop(): void
+  /** When all connections have ended: because of `stop`, or because the server is gone. */
+  readonly ended: Promise<Ended>
+}
+
+export function startLoad(load: Load): RunningLoad {
+  const child = fork(join(import.meta.dirname, 'loader.ts'), { env: {}, execArgv: [], stdio: ['ignore', 2, 2, 'ipc'] })
+  const order = (message: Order): void => void child.send(message)
+  const heard = <S extends Said['said']>(word: S): Promise<Extract<Said, { said: S }>> =>
+    new Promise((resolve, reject) => {
+      child.on('message', (said: Said) => {
+        if (said.said === word) resolve(said as Extract<Said, { said: S }>)
+      })
+      child.once('exit', (status) => reject(new Error(`the loader ended with ${status} and did not say "${word}"`)))
+    })
+  const ended = heard('ended')
+  // Looked at late by those who kill first.
+  ended.catch(() => {})
+  order({ do: 'load', load })
+  return {
+    kill: async (pid, inFlight) => {
+      const killed = heard('killed')
+      order({ do: 'kill', pid, inFlight })
+      return (await killed).inFlight
+    },
+    stop: () => order({ do: 'stop' }),
+    ended,
+  }
+}

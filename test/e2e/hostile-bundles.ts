@@ -212,9 +212,9 @@ function present<T>(value: T | undefined | null, what: string): T {
   return value
 }
 
-/** A valid timestamp response, base64, over a text. */
-export async function timestampOver(authority: string, text: string): Promise<string> {
-  const artifactHash = createHash('sha256').update(text).digest('base64')
+/** A valid timestamp response, base64, over a message. */
+export async function timestampOver(authority: string, message: string | Uint8Array): Promise<string> {
+  const artifactHash = createHash('sha256').update(message).digest('base64')
   const answer = await fetch(authority, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },

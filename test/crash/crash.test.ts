@@ -36,8 +36,6 @@ let logs: Logs
 let token = ''
 let tokenUntilMs = 0
 const ledgers: Ledger[] = []
-/** Sent again since, and now acknowledged. */
-const resolved = new Set<Outcome>()
 /** One line for each crash, shown at the end. */
 const seen: string[] = []
 
@@ -60,11 +58,11 @@ describe('kill -9 under load', () => {
   test.each(Array.from({ length: 10 }, (_, number) => number + 1))(
     'at a moment of chance, %i of 10',
     async (number) => {
-      const crash = await crashUnderLoad(`kill-${number}`, async (load) => {
+      const kill = async (load: RunningLoad): Promise<number> => {
         await delay(700 + Math.floor(Math.random() * 1000))
         return await load.kill(pidOf(stack), IN_FLIGHT)
-      })
-      stack = await serve(dataDir)
+      }
+      const crash = await crashUnderLoad(`kill-${number}`, { kill })
       const found = await checkAfter(crash)
       await sendAgain(crash.ledger, found)
     },
@@ -75,33 +73,15 @@ const FAULTS = (['rekor-v1', 'rekor-v2', 'ct'] as const).flatMap((log) => FAULT_
 const USE_OF = { 'rekor-v1': 'v1', 'rekor-v2': 'v2', ct: 'ca' } as const
 
 describe('kill -9 between two steps', () => {
-  beforeAll(async () => {
-    await stack.stop()
-    setFault(FAULTS[0])
-    stack = await serve(dataDir)
-  })
-
   test.each(FAULTS)('$log: $point', async (fault) => {
-    const crash = await crashUnderLoad(`${fault.log}-${fault.point}`)
-    // The next row's, so that each crash needs one start only; nothing that follows here adds a batch to that log.
-    setFault(FAULTS[FAULTS.indexOf(fault) + 1])
-    stack = await serve(dataDir)
+    const crash = await crashUnderLoad(`${fault.log}-${fault.point}`, { fault })
     const found = await checkAfter(crash)
     const use = USE_OF[fault.log]
     const committed = crash.ledger.unanswered.filter((one) => one.use === use && found.index[use].has(one.digest))
     // The load's first batch was the last thing that the log did.
     expect(crash.ledger.acknowledged.filter((one) => one.use === use).length).toBe(0)
     expect(committed.length > 0, 'unanswered entries are in the log').toBe(fault.point !== 'before-commit')
-    await sendAgain(onlyFound(crash.ledger, found), found)
-  })
-
-  test('what never reached a log is taken when it is sent again', async () => {
-    const all = joined(ledgers)
-    const found = await checkWholeLogs(logs, { all, fresh: NONE, sampleOf: 50 })
-    const open = all.unanswered.filter((outcome) => !resolved.has(outcome))
-    expect(open.length).toBeGreaterThan(0)
-    await sendAgain({ ...NONE, unanswered: open }, found)
-    await checkWholeLogs(logs, { all: joined(ledgers), fresh: NONE, sampleOf: 5 })
+    await sendAgain(crash.ledger, found)
   })
 })
 
@@ -168,7 +148,6 @@ describe('an old database under a newer guard', () => {
     const [older, newer] = [join(scratch, 'older'), join(scratch, 'newer')]
     await stack.stop()
     moveDatabase('rekor-v1', { from: join(dataDir, 'logs'), to: older })
-    moveDatabase('rekor-v1', { from: older, to: join(dataDir, 'logs') })
     stack = await serve(dataDir)
     await expectTaken('in the newer database')
     await stack.stop()
@@ -203,23 +182,33 @@ interface Crash {
 }
 
 /**
- * Loads the running server until it is dead: by `kill`, or by its own fault point. A crash with fewer than `IN_FLIGHT`
- * requests under way does not count: it is done again.
+ * Loads the running server until it is dead: by what `kill` does, or by its own fault point. A crash with fewer than
+ * `IN_FLIGHT` requests under way does not count: it is done again.
  */
-async function crashUnderLoad(name: string, kill?: (load: RunningLoad) => Promise<number>): Promise<Crash> {
+async function crashUnderLoad(
+  name: string,
+  by: { kill: (load: RunningLoad) => Promise<number> } | { fault: (typeof FAULTS)[number] },
+): Promise<Crash> {
   for (let attempt = 1; ; attempt += 1) {
+    if ('fault' in by) {
+      await stack.stop()
+      setFault(by.fault)
+      stack = await serve(dataDir)
+    }
     const folder = join(scratch, `${name}-${attempt}`)
     const load = await startLoadInto(folder)
-    const atKill = await kill?.(load)
+    const atKill = 'kill' in by ? await by.kill(load) : Number.POSITIVE_INFINITY
     const ended = await load.ended
     await stack.ended
     expect(stack.server.signalCode).toBe('SIGKILL')
+    // What the crash left to be sealed would stop the next start at the same point.
+    setFault(undefined)
+    stack = await serve(dataDir)
     const ledger = readLedger(folder)
     ledgers.push(ledger)
-    const inFlight = Math.min(ended.lost, atKill ?? ended.lost)
+    const inFlight = Math.min(ended.lost, atKill)
     if (inFlight >= IN_FLIGHT) return { name, ledger, inFlight, ended }
     if (attempt === 3) throw new Error(`${name}: three crashes, the last with ${inFlight} requests in flight`)
-    stack = await serve(dataDir)
   }
 }
 
@@ -252,7 +241,6 @@ async function sendAgain(ledger: Ledger, found: Found): Promise<void> {
     expect(first).toMatchObject({ status: 201 })
     if (existing !== undefined) expect(entryIndex(first)).toBe(existing)
     await expectConflict(outcome, first)
-    resolved.add(outcome)
     ledgers.push({ ...NONE, acknowledged: [first] })
   }
   const lastMs = Math.max(0, ...ledger.acknowledged.map(({ endedMs }) => endedMs)) - MARKED_WITHIN_MS
@@ -275,10 +263,6 @@ async function expectConflict(outcome: Outcome, first: Outcome): Promise<void> {
 
 function indexIn(found: Found, { use, digest }: Outcome): number | undefined {
   return use === 'watch' ? undefined : found.index[use].get(digest)
-}
-
-function onlyFound(ledger: Ledger, found: Found): Ledger {
-  return { ...ledger, unanswered: ledger.unanswered.filter((outcome) => indexIn(found, outcome) !== undefined) }
 }
 
 function entryIndex({ use, reply }: Outcome): number {

@@ -9,11 +9,11 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { type Limit, limitOf } from './limits.ts'
+import { limitOf } from './limits.ts'
 import { Loader, startEcho } from './loader.ts'
 import { describeMachine } from './machine.ts'
 import { gather, issuerDocuments, refuseFailures } from './material.ts'
-import { type IssuerDocuments, type Primitives, timePrimitives } from './primitives.ts'
+import { type IssuerDocuments, type Primitives, timePrimitives, type Timing } from './primitives.ts'
 import { cpuSeconds, mainThreadSeconds, memory } from './processes.ts'
 import { type Measured, type Memory, type Report, type Result, renderReport } from './report.ts'
 import { type Kind, KINDS, type Material } from './requests.ts'
@@ -125,7 +125,7 @@ interface StackMeasurement {
 }
 
 /** A result without its limit, with one of its requests for the echo. */
-type RawResult = Omit<Result, 'limit' | 'echo' | 'ratio'> & { readonly request: Uint8Array }
+type RawResult = Omit<Result, 'limit' | 'ratio' | 'cpuRatio'> & { readonly request: Uint8Array }
 
 async function measureStack(
   stack: Stack,
@@ -240,9 +240,10 @@ async function besideLimits(
     const beside: Result[] = []
     for (const { request, ...result } of results) {
       const { kind, concurrency, answerBytes } = result
-      const echoUs = await echoMicroseconds(loader, { url: echo.url, request, answerBytes, concurrency })
-      const limit: Limit = limitOf(kind, concurrency, primitives, echoUs)
-      beside.push({ ...result, echo: echoUs, limit, ratio: result.perSecond.median / limit.perSecond })
+      const timing = await timeEcho(loader, { echo, request, answerBytes, concurrency })
+      const limit = limitOf(kind, concurrency, primitives, timing)
+      const cpu = result.serverCpu.median + result.agentCpu.median
+      beside.push({ ...result, limit, ratio: result.perSecond.median / limit.perSecond, cpuRatio: limit.cpu / cpu })
     }
     return beside
   } finally {
@@ -255,20 +256,22 @@ const ECHO_RUNS = 3
 /** More than any listener answers in that time. */
 const ECHO_REQUESTS = 20_000
 
-async function echoMicroseconds(
+async function timeEcho(
   loader: Loader,
-  at: { url: string; request: Uint8Array; answerBytes: number; concurrency: number },
-): Promise<number> {
-  const bytes = withTarget(at.request, `/${at.answerBytes}`)
-  await loader.prepareEcho(at.url, bytes, ECHO_REQUESTS)
-  const times: number[] = []
+  at: { echo: { url: string; pid: number }; request: Uint8Array; answerBytes: number; concurrency: number },
+): Promise<Timing> {
+  const { url, pid } = at.echo
+  await loader.prepareEcho(url, withTarget(at.request, `/${at.answerBytes}`), ECHO_REQUESTS)
+  const runs: { elapsed: number; cpu: number }[] = []
   for (let i = 0; i <= ECHO_RUNS; i++) {
+    const before = cpuSeconds(pid)
     const { latenciesMs, seconds, failures } = await loader.run(at.concurrency, ECHO_SECONDS)
+    const count = latenciesMs.length
     refuseFailures('echo', failures)
     // The first run warms up.
-    if (i > 0) times.push((seconds * 1e6) / latenciesMs.length)
+    if (i > 0) runs.push({ elapsed: (seconds * 1e6) / count, cpu: ((cpuSeconds(pid) - before) * 1e6) / count })
   }
-  return spread(times).median
+  return { elapsed: spread(runs.map(({ elapsed }) => elapsed)), cpu: spread(runs.map(({ cpu }) => cpu)) }
 }
 
 /** The same request for another path. */

@@ -18,15 +18,21 @@ import {
   prepareCertificate,
   serializeSct,
 } from '#x509'
+import { cpuSeconds } from './processes.ts'
 import type { Material } from './requests.ts'
 import { type Spread, spread } from './statistics.ts'
 
-/** Microseconds for one of it. */
-export type Timing = Spread
+/** Microseconds for one of it: elapsed, and CPU of all processes that take part. */
+export interface Timing {
+  readonly elapsed: Spread
+  readonly cpu: Spread
+}
 
-/** Of one kind of signature: by how many are asked for at a time. */
-export type ByConcurrency = Readonly<Record<number, Timing>>
+/** Signatures that requests under way ask for together. */
+export const AGENT_SIGNATURES = ['precertificate', 'sct', 'certificate', 'set', 'timestamp'] as const
+export type AgentSignature = (typeof AGENT_SIGNATURES)[number]
 
+/** By name; microseconds each. */
 export interface Primitives {
   /** createPublicKey of a P-256 SPKI. */
   readonly keyImport: Timing
@@ -40,17 +46,11 @@ export interface Primitives {
   readonly certificateRead: Timing
   /** 8 KiB at the end of a file, and fdatasync. */
   readonly fsync: Timing
-  /** Through the agent: checked, accounted for durably, signed, verified. */
-  readonly agent: {
-    readonly precertificate: ByConcurrency
-    readonly sct: ByConcurrency
-    readonly certificate: ByConcurrency
-    readonly set: ByConcurrency
-    readonly timestamp: ByConcurrency
-    /** A head of a note-signing log and of the CT log; one at a time, as a log asks. */
-    readonly treeHead: Timing
-    readonly ctTreeHead: Timing
-  }
+  /** Through the agent: a head of a note-signing log and of the CT log, one at a time, as a log asks. */
+  readonly treeHead: Timing
+  readonly ctTreeHead: Timing
+  /** Through the agent (checked, accounted for durably, signed, verified): `<AgentSignature>@<under way at once>`. */
+  readonly [signature: `${AgentSignature}@${number}`]: Timing
 }
 
 /** What an issuer publishes, fetched while it ran. */
@@ -66,11 +66,11 @@ export interface PrimitiveOptions {
   readonly material: Material
   readonly issuer: IssuerDocuments
   readonly concurrency: readonly number[]
-  /** Of one slice; the median of `SLICES` is told. */
+  /** Of one slice; the median of `ROUNDS` is told. */
   readonly sliceMs: number
 }
 
-const SLICES = 5
+const ROUNDS = 7
 /** Different inputs, so that no cache of one value is measured. */
 const VARIETY = 64
 
@@ -90,20 +90,27 @@ export async function timePrimitives(options: PrimitiveOptions): Promise<Primiti
   if (signer === undefined) throw new Error('no certificate was issued')
 
   const verifier = tokenVerifier(options.issuer)
-  return {
-    keyImport: timeSync(sliceMs, proofs, ({ spkiDer }) =>
-      createPublicKey({ key: spkiDer, format: 'der', type: 'spki' }),
-    ),
-    possession: timeSync(sliceMs, proofs, ({ publicKey, signature }) =>
-      requireTrue(verify('sha256', message, publicKey, signature)),
-    ),
-    token: await timeAsync(sliceMs, 1, async () => await verifier.verify(options.material.token)),
-    digestVerify: timeSync(sliceMs, proofs, ({ point, r, s }) =>
-      requireTrue(verifyEcdsaDigest({ curve: 'P-256', point, r, s, digest })),
-    ),
-    certificateRead: timeSync(sliceMs, [signer], ({ certificate }) => parseCertificate(certificate)),
-    fsync: timeFsync(dataDir, sliceMs),
-    agent: await timeAgent(options),
+  const disk = appendingFile(dataDir)
+  const spawned = await spawnAgent({ configPath: join(dataDir, 'agent/online.yaml') })
+  try {
+    const agent = await agentTrials(spawned.agent, options)
+    const cpuUs = () => ownCpuUs() + (spawned.child.pid === undefined ? 0 : cpuSeconds(spawned.child.pid) * 1e6)
+    return await timeInTurns(sliceMs, cpuUs, {
+      keyImport: sync(proofs, ({ spkiDer }) => createPublicKey({ key: spkiDer, format: 'der', type: 'spki' })),
+      possession: sync(proofs, ({ publicKey, signature }) =>
+        requireTrue(verify('sha256', message, publicKey, signature)),
+      ),
+      token: { lanes: 1, call: async () => await verifier.verify(options.material.token) },
+      digestVerify: sync(proofs, ({ point, r, s }) =>
+        requireTrue(verifyEcdsaDigest({ curve: 'P-256', point, r, s, digest })),
+      ),
+      certificateRead: sync([signer], ({ certificate }) => parseCertificate(certificate)),
+      fsync: sync([undefined], () => disk.append()),
+      ...agent,
+    })
+  } finally {
+    await spawned.close()
+    disk.close()
   }
 }
 
@@ -115,56 +122,52 @@ function tokenVerifier({ issuerUrl, discovery, keySet }: IssuerDocuments) {
   })
 }
 
-function timeFsync(folder: string, sliceMs: number): Timing {
+function appendingFile(folder: string): { append(): void; close(): void } {
   const path = join(folder, 'bench-fsync')
   const file = openSync(path, 'w')
-  const page = randomBytes(8192)
-  try {
-    return timeSync(sliceMs, [page], (bytes) => {
-      writeSync(file, bytes)
+  const pages = randomBytes(8192)
+  return {
+    append: () => {
+      writeSync(file, pages)
       fdatasyncSync(file)
-    })
-  } finally {
-    closeSync(file)
-    rmSync(path)
+    },
+    close: () => {
+      closeSync(file)
+      rmSync(path)
+    },
   }
 }
 
-async function timeAgent(options: PrimitiveOptions): Promise<Primitives['agent']> {
-  const { dataDir, material, concurrency, sliceMs } = options
-  const spawned = await spawnAgent({ configPath: join(dataDir, 'agent/online.yaml') })
-  const { agent } = spawned
-  try {
-    const over = async (ask: (place: number) => Promise<unknown>): Promise<ByConcurrency> => {
-      const timings: [number, Timing][] = []
-      for (const lanes of concurrency) timings.push([lanes, await timeAsync(sliceMs, lanes, ask)])
-      return Object.fromEntries(timings)
-    }
-    const key = 'issuing-ca'
-    const { precertificateTbs, certificateTbs, sctEntry } = await certificates(agent, material)
-    const timestamp = await timestampRequest(agent, dataDir, material)
-    const set = {
-      key: 'rekor-v1',
-      body: Buffer.from(JSON.stringify({ apiVersion: '0.0.1', kind: 'hashedrekord', spec: { pad: 'x'.repeat(1900) } })),
-      integratedTimeSeconds: Math.floor(Date.now() / 1000),
-      logIndex: 1,
-    }
-    const [noteHead, ctHead] = await guardedHeads(agent, material)
-    return {
-      precertificate: await over(() => agent.certificate({ key, tbsDer: precertificateTbs })),
-      sct: await over(() => agent.sct({ key: 'ct', timestampMs: Date.now(), entry: sctEntry })),
-      certificate: await over(() => agent.certificate({ key, tbsDer: certificateTbs })),
-      set: await over(() => agent.set(set)),
-      timestamp: await over(async () => await agent.timestamp(await timestamp())),
-      treeHead: await timeAsync(sliceMs, 1, () =>
-        agent.treeHead({ key: 'rekor-v1', ...noteHead, timestampMs: Date.now(), consistencyProof: [] }),
-      ),
-      ctTreeHead: await timeAsync(sliceMs, 1, () =>
-        agent.treeHead({ key: 'ct', ...ctHead, timestampMs: Date.now(), consistencyProof: [] }),
-      ),
-    }
-  } finally {
-    await spawned.close()
+/** Each kind of signature as `kind@lanes`. */
+async function agentTrials(agent: SigningAgent, options: PrimitiveOptions) {
+  const { dataDir, material, concurrency } = options
+  const key = 'issuing-ca'
+  const { precertificateTbs, certificateTbs, sctEntry } = await certificates(agent, material)
+  const timestamp = await timestampRequest(agent, dataDir, material)
+  const set = {
+    key: 'rekor-v1',
+    body: Buffer.from(JSON.stringify({ apiVersion: '0.0.1', kind: 'hashedrekord', spec: { pad: 'x'.repeat(1900) } })),
+    integratedTimeSeconds: Math.floor(Date.now() / 1000),
+    logIndex: 1,
+  }
+  const [noteHead, ctHead] = await guardedHeads(agent, material)
+  const calls: Readonly<Record<AgentSignature, () => Promise<unknown>>> = {
+    precertificate: () => agent.certificate({ key, tbsDer: precertificateTbs }),
+    sct: () => agent.sct({ key: 'ct', timestampMs: Date.now(), entry: sctEntry }),
+    certificate: () => agent.certificate({ key, tbsDer: certificateTbs }),
+    set: () => agent.set(set),
+    timestamp: async () => await agent.timestamp(await timestamp()),
+  }
+  const head = (of: GuardedOrigin, key: string) => async () =>
+    await agent.treeHead({ key, ...of, timestampMs: Date.now(), consistencyProof: [] })
+  const shared: Record<`${AgentSignature}@${number}`, Trial> = {}
+  for (const kind of AGENT_SIGNATURES) {
+    for (const lanes of concurrency) shared[`${kind}@${lanes}`] = { lanes, call: calls[kind] }
+  }
+  return {
+    ...shared,
+    treeHead: { lanes: 1, call: head(noteHead, 'rekor-v1') },
+    ctTreeHead: { lanes: 1, call: head(ctHead, 'ct') },
   }
 }
 
@@ -221,51 +224,87 @@ async function timestampRequest(agent: SigningAgent, dataDir: string, material: 
   }
 }
 
+interface GuardedOrigin {
+  readonly origin: string
+  readonly size: number
+  readonly rootHash: Uint8Array
+}
+
 /** The heads that the agent guards: it signs the same one again. */
-async function guardedHeads(agent: SigningAgent, { origins }: Material) {
+async function guardedHeads(
+  agent: SigningAgent,
+  { origins }: Material,
+): Promise<readonly [GuardedOrigin, GuardedOrigin]> {
   const { guards } = await agent.status()
   const guarded = (origin: string) => {
     const guard = guards.find((known) => known.origin === origin)
     if (guard === undefined) throw new Error(`the agent guards no ${origin}`)
     return { origin, size: guard.size, rootHash: Uint8Array.from(Buffer.from(guard.rootHashHex, 'hex')) }
   }
-  return [guarded(origins.rekorV1), guarded(origins.ct)] as const
+  return [guarded(origins.rekorV1), guarded(origins.ct)]
 }
 
-/** Runs `call` over the inputs, again and again. */
-function timeSync<T>(sliceMs: number, inputs: readonly T[], call: (input: T) => unknown): Timing {
-  const slice = (): number => {
-    const start = performance.now()
-    let count = 0
-    let now = start
-    for (; now - start < sliceMs; now = performance.now()) {
-      for (const input of inputs) call(input)
-      count += inputs.length
-    }
-    return ((now - start) * 1000) / count
-  }
-  slice()
-  return spread(Array.from({ length: SLICES }, slice))
+/** Something to be timed, so many at once. */
+interface Trial {
+  readonly lanes: number
+  readonly call: () => unknown
 }
 
-/** So many under way at once; the time of one is the elapsed time divided by how many were done. */
-async function timeAsync(sliceMs: number, lanes: number, call: (place: number) => Promise<unknown>): Promise<Timing> {
-  const slice = async (): Promise<number> => {
-    const start = performance.now()
-    let count = 0
-    const lane = async (place: number): Promise<void> => {
-      while (performance.now() - start < sliceMs) {
-        await call(place)
-        count++
-      }
+/** A call over inputs that take turns. */
+function sync<T>(inputs: readonly T[], call: (input: T) => unknown): Trial {
+  let next = 0
+  return { lanes: 1, call: () => call(inputs[next++ % inputs.length] as T) } // within bounds, and there is one at least
+}
+
+/**
+ * Slices of each in turn, so that whatever else the machine does disturbs all alike. The first round warms up. `cpuUs`
+ * tells the CPU time so far.
+ */
+async function timeInTurns<K extends string>(
+  sliceMs: number,
+  cpuUs: () => number,
+  trials: Readonly<Record<K, Trial>>,
+): Promise<Record<K, Timing>> {
+  const names = Object.keys(trials) as K[] // the keys of the very record
+  const slices = new Map<K, Slice[]>(names.map((name) => [name, []]))
+  for (let round = 0; round <= ROUNDS; round++) {
+    for (const name of names) {
+      const slice = await timeSlice(sliceMs, cpuUs, trials[name])
+      if (round > 0) slices.get(name)?.push(slice)
     }
-    await Promise.all(Array.from({ length: lanes }, (_, place) => lane(place)))
-    return ((performance.now() - start) * 1000) / count
   }
-  await slice()
-  const slices: number[] = []
-  for (let i = 0; i < SLICES; i++) slices.push(await slice())
-  return spread(slices)
+  const timings = names.map((name) => {
+    const all = slices.get(name) ?? []
+    const timing = { elapsed: spread(all.map(({ elapsed }) => elapsed)), cpu: spread(all.map(({ cpu }) => cpu)) }
+    return [name, timing] as const
+  })
+  return Object.fromEntries(timings) as Record<K, Timing>
+}
+
+interface Slice {
+  readonly elapsed: number
+  readonly cpu: number
+}
+
+async function timeSlice(sliceMs: number, cpuUs: () => number, { lanes, call }: Trial): Promise<Slice> {
+  const cpuBefore = cpuUs()
+  const start = performance.now()
+  let count = 0
+  const lane = async (): Promise<void> => {
+    while (performance.now() - start < sliceMs) {
+      const result = call()
+      // A turn of the event loop for each call would be timed with the quick ones.
+      if (result instanceof Promise) await result
+      count++
+    }
+  }
+  await Promise.all(Array.from({ length: lanes }, lane))
+  return { elapsed: ((performance.now() - start) * 1000) / count, cpu: (cpuUs() - cpuBefore) / count }
+}
+
+function ownCpuUs(): number {
+  const { user, system } = process.cpuUsage()
+  return user + system
 }
 
 function requireTrue(holds: boolean): void {

@@ -64,6 +64,8 @@ class Calls {
   readonly #worker: Worker
   readonly #waiting = new Map<number, Waiting>()
   readonly #exited: Promise<void>
+  /** Calls of this turn of the event loop, sent in one message: waking the thread costs more than most reads do. */
+  #outgoing: Request[] = []
   #nextId = 1
   #ended: StoreError | undefined
 
@@ -74,7 +76,7 @@ class Calls {
     this.opened = opening.promise.then(() => undefined)
     const exited = Promise.withResolvers<void>()
     this.#exited = exited.promise
-    worker.on('message', (reply: Reply) => this.#settle(reply))
+    worker.on('message', (replies: readonly Reply[]) => replies.forEach((reply) => this.#settle(reply)))
     worker.on('error', (cause) => this.#end(new StoreError('failed', 'the database thread failed', { cause })))
     worker.on('exit', () => {
       this.#end(new StoreError('failed', 'the database is closed'))
@@ -90,14 +92,22 @@ class Calls {
     const id = this.#nextId++
     const { promise, resolve, reject } = Promise.withResolvers<unknown>()
     this.#waiting.set(id, { resolve, reject })
-    this.#worker.postMessage({ id, method, args }, [])
+    const request = { id, method, args } as Request // the pair was typed by the parameters
+    if (this.#outgoing.push(request) === 1) setImmediate(() => this.#send())
     // The cast: the thread answers each method with what `LogStore` says it does.
     return promise as Promise<Awaited<ReturnType<LogStore[M]>>>
   }
 
   async close(): Promise<void> {
+    this.#send()
     if (this.#ended === undefined) this.#worker.postMessage('close', [])
     await this.#exited
+  }
+
+  #send(): void {
+    const requests = this.#outgoing
+    this.#outgoing = []
+    if (requests.length > 0 && this.#ended === undefined) this.#worker.postMessage(requests, [])
   }
 
   #settle(reply: Reply): void {

@@ -1,6 +1,7 @@
 /**
- * The thread that owns one SQLite file. `sqlite-store.ts` starts it and speaks `Request` and `Reply` with it; each
- * request is answered once, in order. Kept apart so that waiting for the disk never holds up the event loop.
+ * The thread that owns one SQLite file. `sqlite-store.ts` starts it and speaks `Request` and `Reply` with it, several in
+ * one message; each request is answered once, in order. Kept apart so that waiting for the disk never holds up the event
+ * loop.
  */
 import { hash } from 'node:crypto'
 import { parentPort, workerData } from 'node:worker_threads'
@@ -352,31 +353,45 @@ function describe(error: unknown): { code: StoreErrorCode; message: string } {
 function serve(): void {
   const port = parentPort
   if (port === null) throw new Error('sqlite-worker.ts runs as a worker thread')
-  const send = (reply: Reply): void => port.postMessage(reply)
+  const send = (replies: readonly Reply[]): void => port.postMessage(replies)
   let db: Database.Database
   try {
     db = openDatabase(workerData as WorkerStart) // the cast: only sqlite-store.ts starts this thread
   } catch (error) {
-    send({ id: 0, error: describe(error) })
+    send([{ id: 0, error: describe(error) }])
     port.close()
     return
   }
   const operations = operationsOn(db)
-  send({ id: 0, value: undefined })
-  port.on('message', (request: Request | 'close') => {
-    if (request === 'close') {
+  const answer = (request: Request): Reply => {
+    try {
+      const operation = operations[request.method] as (...args: unknown[]) => unknown // the pair was typed by `Request`
+      return { id: request.id, value: operation(...request.args) }
+    } catch (error) {
+      return { id: request.id, error: describe(error) }
+    }
+  }
+  send([{ id: 0, value: undefined }])
+  port.on('message', (requests: readonly Request[] | 'close') => {
+    if (requests === 'close') {
       // Closing the last connection also moves the write-ahead log into the file.
       db.close()
       port.close()
       return
     }
-    try {
-      const operation = operations[request.method] as (...args: unknown[]) => unknown // the pair was typed by `Request`
-      send({ id: request.id, value: operation(...request.args) })
-    } catch (error) {
-      send({ id: request.id, error: describe(error) })
+    let replies: Reply[] = []
+    for (const request of requests) {
+      // Who reads does not wait for the disk that a later request waits for.
+      if (WRITES.has(request.method) && replies.length > 0) {
+        send(replies)
+        replies = []
+      }
+      replies.push(answer(request))
     }
+    send(replies)
   })
 }
+
+const WRITES: ReadonlySet<string> = new Set(['commit', 'seal', 'markDelivered'] satisfies Request['method'][])
 
 serve()

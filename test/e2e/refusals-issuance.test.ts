@@ -241,7 +241,7 @@ describe('no certificate', () => {
     { name: 'with another hash', proof: (key) => proofOver(someone, key, 'sha512') },
     { name: 'of zeros', proof: () => Buffer.alloc(64) },
     { name: 'of nothing', proof: () => Buffer.alloc(0) },
-    { name: 'that is a certificate of the key, not a signature', proof: (key) => spkiDer(key) },
+    { name: 'that is the key itself', proof: (key) => spkiDer(key) },
   ]
 
   describe.each(routeNames)('%s: for a proof of possession', (route) => {
@@ -272,33 +272,93 @@ describe('no certificate', () => {
     generateKeyPairSync('ec', { namedCurve: 'P-256', paramEncoding: 'explicit' }).privateKey
 
   const keys: readonly { name: string; publicKey: () => string; message: string }[] = [
-    { name: 'RSA-1024', publicKey: () => spkiPem(rsaKey(1024)), message: insecure },
-    { name: 'RSA-2056', publicKey: () => spkiPem(rsaKey(2056)), message: insecure },
-    { name: 'RSA with exponent 3', publicKey: () => spkiPem(rsaKey(2048, 3)), message: insecure },
-    { name: 'RSA with exponent 65539', publicKey: () => spkiPem(rsaKey(2048, 65_539)), message: insecure },
-    { name: 'RSA of 16384 bits', publicKey: () => pemOf(oversizedRsa()), message: insecure },
-    { name: 'P-224', publicKey: () => spkiPem(ecKey('secp224r1')), message: insecure },
-    { name: 'P-192', publicKey: () => spkiPem(ecKey('prime192v1')), message: insecure },
-    { name: 'secp256k1', publicKey: () => spkiPem(ecKey('secp256k1')), message: insecure },
-    { name: 'brainpoolP256r1', publicKey: () => spkiPem(ecKey('brainpoolP256r1')), message: insecure },
-    { name: 'P-256 by explicit parameters', publicKey: () => spkiPem(explicit()), message: insecure },
-    { name: 'a point off the curve', publicKey: () => pemOf(offCurve()), message: insecure },
-    { name: 'X25519', publicKey: () => spkiPem(generateKeyPairSync('x25519').privateKey), message: insecure },
-    { name: 'Ed448', publicKey: () => spkiPem(generateKeyPairSync('ed448').privateKey), message: insecure },
-    { name: 'DER cut short', publicKey: () => pemOf(spkiDer(honestKey).subarray(0, -1)), message: unparsed },
+    {
+      name: 'RSA-1024',
+      publicKey: () => spkiPem(rsaKey(1024)),
+      message: insecure + 'rsa key of 1024 bits; 2048, 3072 and 4096 are accepted',
+    },
+    {
+      name: 'RSA-2056',
+      publicKey: () => spkiPem(rsaKey(2056)),
+      message: insecure + 'rsa key of 2056 bits; 2048, 3072 and 4096 are accepted',
+    },
+    {
+      name: 'RSA with exponent 3',
+      publicKey: () => spkiPem(rsaKey(2048, 3)),
+      message: insecure + 'rsa exponent is not 65537',
+    },
+    {
+      name: 'RSA with exponent 65539',
+      publicKey: () => spkiPem(rsaKey(2048, 65_539)),
+      message: insecure + 'rsa exponent is not 65537',
+    },
+    { name: 'RSA of 16384 bits', publicKey: () => pemOf(oversizedRsa()), message: insecure + 'rsa key is too long' },
+    {
+      name: 'P-224',
+      publicKey: () => spkiPem(ecKey('secp224r1')),
+      message: insecure + 'elliptic curve 1.3.132.0.33 is not supported',
+    },
+    {
+      name: 'P-192',
+      publicKey: () => spkiPem(ecKey('prime192v1')),
+      message: insecure + 'elliptic curve 1.2.840.10045.3.1.1 is not supported',
+    },
+    {
+      name: 'secp256k1',
+      publicKey: () => spkiPem(ecKey('secp256k1')),
+      message: insecure + 'elliptic curve 1.3.132.0.10 is not supported',
+    },
+    {
+      name: 'brainpoolP256r1',
+      publicKey: () => spkiPem(ecKey('brainpoolP256r1')),
+      message: insecure + 'elliptic curve 1.3.36.3.3.2.8.1.1.7 is not supported',
+    },
+    {
+      name: 'P-256 by explicit parameters',
+      publicKey: () => spkiPem(explicit()),
+      message: insecure + 'elliptic curve is not a named one',
+    },
+    {
+      name: 'a point off the curve',
+      publicKey: () => pemOf(offCurve()),
+      message: insecure + 'point is not on its curve',
+    },
+    {
+      name: 'X25519',
+      publicKey: () => spkiPem(generateKeyPairSync('x25519').privateKey),
+      message: insecure + 'key algorithm 1.3.101.110 is not supported',
+    },
+    {
+      name: 'Ed448',
+      publicKey: () => spkiPem(generateKeyPairSync('ed448').privateKey),
+      message: insecure + 'key algorithm 1.3.101.113 is not supported',
+    },
+    {
+      name: 'DER cut short',
+      publicKey: () => pemOf(spkiDer(honestKey).subarray(0, -1)),
+      message: unparsed + 'element is cut off',
+    },
     {
       name: 'DER with a byte behind it',
       publicKey: () => pemOf(Buffer.concat([spkiDer(honestKey), Buffer.of(0)])),
-      message: unparsed,
+      message: unparsed + '1 bytes too many',
     },
-    { name: 'PEM without its end', publicKey: () => honest.publicKey.slice(0, -20), message: unparsed },
-    { name: 'two keys', publicKey: () => honest.publicKey + spkiPem(ecKey()), message: unparsed },
+    {
+      name: 'PEM without its end',
+      publicKey: () => honest.publicKey.slice(0, -20),
+      message: unparsed + 'PEM block does not end with its own label',
+    },
+    {
+      name: 'two keys',
+      publicKey: () => honest.publicKey + spkiPem(ecKey()),
+      message: unparsed + 'too many PEM blocks',
+    },
     {
       name: 'a private key',
       publicKey: () => honestKey.export({ type: 'pkcs8', format: 'pem' }).toString(),
-      message: unparsed,
+      message: unparsed + 'unexpected PEM block PRIVATE KEY',
     },
-    { name: 'nothing', publicKey: () => '', message: unparsed },
+    { name: 'nothing', publicKey: () => '', message: unparsed + 'no public key was given' },
   ]
 
   describe.each(routeNames)('%s: for a key', (route) => {
@@ -317,17 +377,39 @@ describe('no certificate', () => {
     const notPermitted = 'The signing algorithm is not permitted: '
 
     test.each<{ name: string; key: () => KeyObject; flags?: readonly string[]; message: string }>([
-      { name: 'with RSA-1024', key: () => rsaKey(1024), message: insecure },
-      { name: 'with P-224', key: () => ecKey('secp224r1'), message: insecure },
-      { name: 'with secp256k1', key: () => ecKey('secp256k1'), message: insecure },
-      { name: 'with RSA and exponent 3', key: () => rsaKey(2048, 3), message: insecure },
-      { name: 'signed with SHA-1', key: () => ecKey(), flags: ['-sha1'], message: notPermitted },
-      { name: 'with P-256 signed with SHA-512', key: () => ecKey(), flags: ['-sha512'], message: notPermitted },
+      {
+        name: 'with RSA-1024',
+        key: () => rsaKey(1024),
+        message: insecure + 'rsa key of 1024 bits; 2048, 3072 and 4096 are accepted',
+      },
+      {
+        name: 'with P-224',
+        key: () => ecKey('secp224r1'),
+        message: insecure + 'elliptic curve 1.3.132.0.33 is not supported',
+      },
+      {
+        name: 'with secp256k1',
+        key: () => ecKey('secp256k1'),
+        message: insecure + 'elliptic curve 1.3.132.0.10 is not supported',
+      },
+      { name: 'with RSA and exponent 3', key: () => rsaKey(2048, 3), message: insecure + 'rsa exponent is not 65537' },
+      {
+        name: 'signed with SHA-1',
+        key: () => ecKey(),
+        flags: ['-sha1'],
+        message: notPermitted + 'signature algorithm 1.2.840.10045.4.1 is not supported',
+      },
+      {
+        name: 'with P-256 signed with SHA-512',
+        key: () => ecKey(),
+        flags: ['-sha512'],
+        message: notPermitted + 'signing algorithm not permitted: ecdsa with sha512',
+      },
       {
         name: 'signed by RSA-PSS',
         key: () => rsaKey(2048),
         flags: ['-sigopt', 'rsa_padding_mode:pss'],
-        message: notPermitted,
+        message: notPermitted + 'signature algorithm 1.2.840.113549.1.1.10 is not supported',
       },
     ])('$name', async ({ key, flags = [], message }) => {
       expectRefusal(await request(await makeCsr(key(), flags)), message)
@@ -349,13 +431,13 @@ describe('no certificate', () => {
       expectRefusal(await request(csrPem(der)), 'The signature supplied in the request could not be verified')
     })
 
-    test.each<[string, () => Promise<string | Uint8Array>]>([
-      ['that is a public key', async () => honest.publicKey],
-      ['cut short', async () => csrPem(pemBody(await makeCsr(ecKey())).subarray(0, -1))],
-      ['without PEM', async () => pemBody(await makeCsr(ecKey()))],
-      ['that is two', async () => (await makeCsr(ecKey())) + (await makeCsr(ecKey()))],
-    ])('%s', async (_, csr) => {
-      expectRefusal(await request(await csr()), unparsedCsr)
+    test.each<[string, string, () => Promise<string | Uint8Array>]>([
+      ['that is a public key', 'unexpected PEM block PUBLIC KEY', async () => honest.publicKey],
+      ['cut short', 'csr: element is cut off', async () => csrPem(pemBody(await makeCsr(ecKey())).subarray(0, -1))],
+      ['without PEM', 'text outside of a PEM block', async () => pemBody(await makeCsr(ecKey()))],
+      ['that is two', 'too many PEM blocks', async () => (await makeCsr(ecKey())) + (await makeCsr(ecKey()))],
+    ])('%s', async (_, reason, csr) => {
+      expectRefusal(await request(await csr()), unparsedCsr + reason)
     })
 
     test('beside a key', async () => {

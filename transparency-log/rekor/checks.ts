@@ -110,6 +110,8 @@ interface Waiter {
 class CheckThread {
   #worker: Worker | undefined
   #waiters = new Map<number, Waiter>()
+  /** Requests of this turn of the event loop, sent in one message: waking the thread costs more than the message. */
+  #outgoing: CheckRequest[] = []
   #nextId = 0
 
   get load(): number {
@@ -123,9 +125,15 @@ class CheckThread {
     return new Promise((resolve, reject) => {
       this.#waiters.set(id, { resolve, reject })
       worker.ref()
-      // The body is copied, not transferred: it may be a part of the connection's buffer.
-      worker.postMessage({ id, task } satisfies CheckRequest, [])
+      if (this.#outgoing.push({ id, task }) === 1) setImmediate(() => this.#send())
     })
+  }
+
+  #send(): void {
+    const requests = this.#outgoing
+    this.#outgoing = []
+    // Bodies are copied, not transferred: they may be parts of the connections' buffers.
+    if (requests.length > 0) this.#worker?.postMessage(requests, [])
   }
 
   async close(): Promise<void> {
@@ -149,6 +157,7 @@ class CheckThread {
     })
     worker.on('exit', () => {
       if (this.#worker === worker) this.#worker = undefined
+      this.#outgoing = []
       const waiters = [...this.#waiters.values()]
       this.#waiters.clear()
       for (const { reject } of waiters) {

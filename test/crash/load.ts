@@ -6,8 +6,8 @@ import type { Load, Order, Said } from './loader.ts'
 export type Ended = Extract<Said, { said: 'ended' }>
 
 export interface RunningLoad {
-  /** Has the loader kill `pid` as soon as `inFlight` writes are under way; resolves with how many there were. */
-  kill(pid: number, inFlight: number): Promise<number>
+  /** Has the loader kill `pid` when that many writes are acknowledged and that many under way; resolves with the latter. */
+  kill(pid: number, least: { acknowledged: number; inFlight: number }): Promise<number>
   /** Lets every connection finish what it has sent. */
   stop(): void
   /** When all connections have ended: because of `stop`, or because the server is gone. */
@@ -29,9 +29,9 @@ export function startLoad(load: Load): RunningLoad {
   ended.catch(() => {})
   order({ do: 'load', load })
   return {
-    kill: async (pid, inFlight) => {
+    kill: async (pid, least) => {
       const killed = heard('killed')
-      order({ do: 'kill', pid, inFlight })
+      order({ do: 'kill', pid, ...least })
       return (await killed).inFlight
     },
     stop: () => order({ do: 'stop' }),

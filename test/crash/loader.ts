@@ -43,8 +43,8 @@ export interface Outcome {
 /** From the loader's parent. */
 export type Order =
   | { readonly do: 'load'; readonly load: Load }
-  /** SIGKILL for this process as soon as that many writes are under way. */
-  | { readonly do: 'kill'; readonly pid: number; readonly inFlight: number }
+  /** SIGKILL for this process as soon as that many writes are acknowledged, and that many under way. */
+  | { readonly do: 'kill'; readonly pid: number; readonly acknowledged: number; readonly inFlight: number }
   | { readonly do: 'stop' }
 
 /** To the loader's parent. */
@@ -56,7 +56,7 @@ export type Said =
 let inFlight = 0
 const stopped = new AbortController()
 const count = { acknowledged: 0, lost: 0, refused: 0 }
-let killer: { pid: number; inFlight: number } | undefined
+let killer: Extract<Order, { do: 'kill' }> | undefined
 
 process.on('message', (order: Order) => {
   if (order.do === 'stop') stopped.abort()
@@ -140,7 +140,7 @@ async function send(
 
 /** Checked with each request that is sent: only then does the number grow. */
 function killIfEnough(): void {
-  if (killer === undefined || inFlight < killer.inFlight) return
+  if (killer === undefined || inFlight < killer.inFlight || count.acknowledged < killer.acknowledged) return
   process.kill(killer.pid, 'SIGKILL')
   tell({ said: 'killed', inFlight })
   killer = undefined

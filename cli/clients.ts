@@ -42,14 +42,19 @@ export function register(program: Command): void {
     })
 }
 
-/** Reads `run/endpoints.json`; throws when the stack is not running. */
+/** No stack serves the data folder. */
+export class NotServingError extends Error {
+  readonly code = 'not_running'
+}
+
+/** Reads `run/endpoints.json`; throws `NotServingError` when the stack is not running. */
 export function readEndpoints(dataDir: string): Endpoints {
   const file = join(resolve(dataDir), 'run', 'endpoints.json')
   try {
     // Our own server wrote it; its shape is `Endpoints`.
     return JSON.parse(readFileSync(file, 'utf8')) as Endpoints
   } catch (cause) {
-    throw new Error(
+    throw new NotServingError(
       `no stack serves ${dataDir} (cannot read ${file}); start it with: chancery serve --data ${dataDir}`,
       { cause },
     )

@@ -30,13 +30,16 @@ interface InitOptions {
 }
 
 async function make(options: InitOptions): Promise<void> {
-  const { createInstallation, isInstallation, newTreeId } = await import('../lifecycle/installation.ts')
-  const { defaultPorts, freePorts, takenPorts } = await import('../lifecycle/ports.ts')
+  const { createInstallation, defaultPorts, freePorts, InstallationError, isInstallation, newTreeId, takenPorts } =
+    await import('#lifecycle')
   const { domain, host, listenHost = host } = options
-  if (options.ports !== 'usual' && options.ports !== 'auto') throw new Error('--ports takes usual or auto')
-  if (!domainName.test(domain)) throw new Error(`--domain ${domain} is not a domain name in lower case`)
+  if (options.ports !== 'usual' && options.ports !== 'auto')
+    throw new InstallationError('bad_choice', '--ports takes usual or auto')
+  if (!domainName.test(domain))
+    throw new InstallationError('bad_choice', `--domain ${domain} is not a domain name in lower case`)
   for (const address of [host, listenHost]) {
-    if (!hostOfUrl.test(address)) throw new Error(`${address} is neither an IPv4 address nor a host name`)
+    if (!hostOfUrl.test(address))
+      throw new InstallationError('bad_choice', `${address} is neither an IPv4 address nor a host name`)
   }
   const dataDir = resolve(options.data)
   if (options.ifMissing === true && isInstallation(dataDir)) {
@@ -46,7 +49,8 @@ async function make(options: InitOptions): Promise<void> {
   const ports = options.ports === 'auto' ? await freePorts(listenHost) : defaultPorts
   const taken = await takenPorts(listenHost, ports)
   if (taken.length > 0) {
-    throw new Error(
+    throw new InstallationError(
+      'port_taken',
       `taken by another program: ${taken.map((name) => `port ${ports[name]} (${name})`).join(', ')}; stop it, or choose free ports with --ports auto`,
     )
   }

@@ -16,7 +16,7 @@ import { encodePem } from '#x509'
 import { chanceryYaml, type InstallationChoices, issuersYaml, origins, urls } from './layout.ts'
 
 export class InstallationError extends Error {
-  readonly code: 'exists' | 'not_empty'
+  readonly code: 'exists' | 'not_empty' | 'bad_choice' | 'port_taken'
   constructor(code: InstallationError['code'], message: string) {
     super(message)
     this.name = 'InstallationError'

@@ -24,11 +24,13 @@ export function makeScratchCopy(): ScratchCopy {
       const vitest = join('node_modules', '.bin', 'vitest')
       const { status, stdout, stderr } = spawnSync(
         vitest,
-        ['run', '--project', 'fast', '--project', 'contract', ...files],
+        ['run', '--project', 'fast', '--project', 'contract', '--bail=1', ...files],
         {
           cwd: folder,
           encoding: 'utf8',
           timeout: 300_000,
+          // Not what a vitest that started us has told itself.
+          env: Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('VITEST'))),
         },
       )
       return { green: status === 0, output: stdout + stderr }

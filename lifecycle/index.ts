@@ -1,0 +1,3 @@
+/** What happens to an installation as a whole: its making; later its rotations and backups. */
+export { createInstallation, InstallationError, isInstallation, newTreeId } from './installation.ts'
+export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'

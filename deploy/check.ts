@@ -121,7 +121,8 @@ function copy(image: Image, all: readonly string[]): void {
       copyFromContext(image.root, source, { at, intoFolder: target.endsWith('/') || target === '.' })
     else {
       mkdirSync(join(image.root, at), { recursive: true })
-      succeed(['cp', '-a', join(other.root, source, '.'), join(image.root, at)])
+      // Its content, hence the dot, which `join` would take away.
+      succeed(['cp', '-a', `${join(other.root, source)}/.`, join(image.root, at)])
     }
   }
 }

@@ -1,5 +1,6 @@
 /** Everyone who verifies: the foreign clients, and our own command beside them. */
 import { type VerifyRequest, type VerifierName, verifiers } from './clients.ts'
+import { oneLine } from './named-refusals.ts'
 import type { Outcome } from './run.ts'
 import { runChancery } from './stack.ts'
 
@@ -16,7 +17,7 @@ export const judges: Readonly<Record<JudgeName, (request: VerifyRequest) => Prom
     ),
 }
 
-/** What was said in one line: sigstore-python wraps its texts between times and places of its source. */
+/** What was said in one line, without the times that sigstore-python puts before it. */
 export function judgement({ text }: Outcome): string {
-  return text.replaceAll(/\[\d\d:\d\d:\d\d\]|\b(?:errors|_cli)\.py:\d+/g, ' ').replaceAll(/\s+/g, ' ')
+  return oneLine(text.replaceAll(/\[\d\d:\d\d:\d\d\]/g, ' '))
 }

@@ -9,7 +9,7 @@ export interface KnownRed {
   readonly verifiers: readonly VerifierName[]
   readonly log: LogVersion
   readonly kind: Kind
-  /** What the verifier says. */
+  /** What the verifier says, in one line. */
   readonly refusal: RegExp
   /** Why, upstream. */
   readonly because: string
@@ -21,7 +21,9 @@ export const knownRed: readonly KnownRed[] = [
     verifiers: ['cosign 3', 'sigstore-go', 'sigstore-python'],
     log: 'v2',
     kind: 'attestation',
-    refusal: /./,
+    // cosign 3 takes a bundle that it cannot read for one of the old format.
+    refusal:
+      /--trusted-root only supported with --new-bundle-format|dsse implementation for version '0\.0\.2' not found|Unsupported DSSE log entry type: dsse\/0\.0\.2/,
     because:
       'these signers log an attestation as dsse 0.0.2, which rekor-tiles deprecated; these verifiers know only ' +
       'hashedrekord 0.0.2 over the PAE (sigstore-go 1.2, sigstore-python 4.5)',
@@ -31,7 +33,7 @@ export const knownRed: readonly KnownRed[] = [
     verifiers: ['sigstore-python'],
     log: 'v1',
     kind: 'attestation',
-    refusal: /./,
+    refusal: /Integrated time only supported for dsse\/hashedrekord 0\.0\.1 types/,
     because: 'sigstore-python knows hashedrekord and dsse entries only (sigstore/_internal/rekor/client.py)',
   },
 ]

@@ -34,7 +34,7 @@ export function register(program: Command): void {
     .option('--export', 'print the addresses as shell variables instead, for eval')
     .addHelpText(
       'after',
-      '\nThe printed lines can be run as they stand, in order. --export gives MIRROR, CHECKSUM (SHA-256 of the\nfirst root), ISSUER, CA, REKOR, REKOR_V2, TSA and CT.\n\nExamples:\n  chancery clients --data ./data\n  eval "$(chancery clients --data ./data --export)"\n',
+      '\nThe printed lines can be run as they stand, in order. --export\ngives MIRROR, CHECKSUM (SHA-256 of the first root), ISSUER, CA, REKOR, REKOR_V2,\nTSA and CT.\n\nExamples:\n  chancery clients --data ./data\n  eval "$(chancery clients --data ./data --export)"\n',
     )
     .action((options: ClientsOptions) => {
       const endpoints = readEndpoints(options.data)

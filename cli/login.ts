@@ -27,9 +27,10 @@ export function register(program: Command): void {
           if (options.browser) openBrowser(url)
         },
       })
-      if (options.print === true) process.stdout.write(`${token}\n`)
+      // No newline into a file or pipe: cosign reads a token file to its last byte.
+      if (options.print === true) process.stdout.write(process.stdout.isTTY ? `${token}\n` : token)
       else {
-        writeFileSync(options.output, `${token}\n`, { mode: 0o600 })
+        writeFileSync(options.output, token, { mode: 0o600 })
         process.stderr.write(`The token is in ${options.output}; it is good for some minutes.\n`)
       }
     })

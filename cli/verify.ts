@@ -19,7 +19,7 @@ export function register(program: Command): void {
     .option('--trust-dir <dir>', 'where verified metadata is kept (default: below ~/.cache/chancery)')
     .addHelpText(
       'after',
-      '\nRefusals are named: artifact_mismatch, wrong_identity, wrong_issuer, bad_signature, untrusted_certificate,\nbad_timestamp, not_in_log, no_certificate, malformed_bundle.\n\nExample:\n  chancery verify app.tar --bundle app.sigstore.json --certificate-identity dev@example.test \\\n    --certificate-oidc-issuer http://127.0.0.1:5556 --mirror http://127.0.0.1:8080 --root-checksum HEX\n',
+      '\nRefusals are named: artifact_mismatch, wrong_identity, wrong_issuer,\nbad_signature, untrusted_certificate, bad_timestamp, not_in_log, no_certificate,\nmalformed_bundle.\n\nExample:\n  chancery verify app.tar --bundle app.sigstore.json --certificate-identity dev@example.test \\\n    --certificate-oidc-issuer http://127.0.0.1:5556 --mirror http://127.0.0.1:8080 --root-checksum HEX\n',
     )
     .action(verify)
 }

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
 
-const tiers = ['fast', 'contract', 'e2e', 'crash'] as const
+const tiers = ['fast', 'contract', 'e2e', 'crash', 'mutants'] as const
 type Tier = (typeof tiers)[number]
 
 interface Count {
@@ -47,7 +47,8 @@ try {
   }
   for (const tier of selected) {
     if (tier === 'e2e') await check('foreign clients in their pinned versions', ['scripts/clients'])
-    await runTier(tier)
+    if (tier === 'mutants') await proveTests()
+    else await runTier(tier)
   }
 } finally {
   rmSync(scratch, { recursive: true, force: true })
@@ -70,7 +71,19 @@ function count(name: string, passed: boolean): void {
   }
 }
 
-async function runTier(tier: Tier): Promise<void> {
+/** That the tests notice: seeded faults, each with the test that must go red. */
+async function proveTests(): Promise<void> {
+  heading('tier mutants')
+  const { status, lastLine } = await runWithLastLine(['scripts/mutants'])
+  const [, passed, failed, skipped] = /^(\d+) passed, (\d+) failed, (\d+) skipped$/.exec(lastLine) ?? []
+  total.passed += Number(passed ?? 0)
+  total.failed += Number(failed ?? 0)
+  total.skipped += Number(skipped ?? 0)
+  if (Number(failed ?? 0) > 0) notGreen.push(`scripts/mutants: ${failed} of the seeded faults were not noticed`)
+  if (status !== 0 && !(Number(failed) > 0)) count(`scripts/mutants ended with status ${status}`, false)
+}
+
+async function runTier(tier: Exclude<Tier, 'mutants'>): Promise<void> {
   heading(`tier ${tier}`)
   const file = join(scratch, `${tier}.json`)
   const isolated = tier === 'e2e' || tier === 'crash'
@@ -122,6 +135,21 @@ async function run(command: readonly string[]): Promise<number> {
     })
     child.once('close', (status, signal) => resolve(status ?? (signal === null ? 1 : 128)))
   })
+}
+
+/** The same, with what it said last. */
+async function runWithLastLine(command: readonly string[]): Promise<{ status: number; lastLine: string }> {
+  const [file = '', ...rest] = command
+  const child = spawn(file, rest, { stdio: ['ignore', 'pipe', 'inherit'] })
+  let said = ''
+  child.stdout.on('data', (chunk: Buffer) => {
+    process.stdout.write(chunk)
+    said = (said + chunk.toString('utf8')).slice(-10_000)
+  })
+  const status = await new Promise<number>((resolve) => {
+    child.once('close', (code) => resolve(code ?? 128))
+  })
+  return { status, lastLine: said.trimEnd().split('\n').at(-1) ?? '' }
 }
 
 function heading(name: string): void {

@@ -53,6 +53,8 @@ export type Said =
   /** All lanes have ended. `acknowledged` are writes, `lost` writes that had no reply, `refused` writes answered by 503. */
   | { readonly said: 'ended'; readonly acknowledged: number; readonly lost: number; readonly refused: number }
 
+const KILL_WITHIN_MS = 50
+
 let inFlight = 0
 const stopped = new AbortController()
 const count = { acknowledged: 0, lost: 0, refused: 0 }
@@ -127,7 +129,7 @@ async function send(
     outgoing.on('error', () => resolve({ status: 0, reply: '' }))
     outgoing.end(writes ? sent : undefined)
     if (writes) inFlight += 1
-    killIfEnough()
+    killSoonIfEnough()
   })
   if (writes) {
     inFlight -= 1
@@ -138,12 +140,23 @@ async function send(
   return { use, sentMs, endedMs: Date.now(), sent, digest, status, reply }
 }
 
-/** Checked with each request that is sent: only then does the number grow. */
-function killIfEnough(): void {
-  if (killer === undefined || inFlight < killer.inFlight || count.acknowledged < killer.acknowledged) return
-  process.kill(killer.pid, 'SIGKILL')
-  tell({ said: 'killed', inFlight })
+/** Looks when a request is sent, and kills some moment later: a seal takes about as long, so any step of it may be hit. */
+function killSoonIfEnough(): void {
+  const order = killer
+  if (order === undefined || !isEnough(order)) return
   killer = undefined
+  setTimeout(() => {
+    if (!isEnough(order)) {
+      killer = order
+      return
+    }
+    process.kill(order.pid, 'SIGKILL')
+    tell({ said: 'killed', inFlight })
+  }, Math.random() * KILL_WITHIN_MS)
+}
+
+function isEnough(order: Extract<Order, { do: 'kill' }>): boolean {
+  return inFlight >= order.inFlight && count.acknowledged >= order.acknowledged
 }
 
 async function writeDurably(file: FileHandle, outcome: Outcome): Promise<void> {

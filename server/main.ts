@@ -319,12 +319,19 @@ function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): v
     tsa: config.timestamp?.url,
     ct: logUrl('ct'),
     tuf: config.trustRoot?.url,
-    metrics: config.metrics && `${config.metrics.tls === undefined ? 'http' : 'https'}://${config.metrics.listen}`,
+    metrics: config.metrics && metricsUrl(config.metrics),
     rootChecksum: root && createHash('sha256').update(root).digest('hex'),
   }
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
   writeFileSync(`${file}.part`, `${JSON.stringify(endpoints, undefined, 2)}\n`)
   renameSync(`${file}.part`, file)
+}
+
+/** Metrics have no `url` of their own: whoever scrapes knows the machine. An address for all interfaces cannot be dialled. */
+function metricsUrl({ listen, tls }: NonNullable<LoadedConfig['config']['metrics']>): string {
+  const { host, port } = splitListen(listen)
+  const dialled = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '[::1]' : listen.slice(0, listen.lastIndexOf(':'))
+  return `${tls === undefined ? 'http' : 'https'}://${dialled}:${port}`
 }
 
 function splitListen(listenAt: string): { host: string; port: number } {

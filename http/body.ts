@@ -3,8 +3,11 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 /** Bodies up to this size are never crowded out by larger ones. */
 const SMALL_BODY_BYTES = 1 << 20
 
-/** A refused body is read on for this long and this far, so that a client which sends first and reads later sees the answer. */
-const DISCARD_BYTES = 4 << 20
+/**
+ * A refused body is read on for this long and this far: a client that sends first and reads later would otherwise find
+ * its connection reset, and never see the answer. Time is the bound that matters; nothing of it is kept.
+ */
+const DISCARD_BYTES = 64 << 20
 const DISCARD_MS = 2_000
 
 /**

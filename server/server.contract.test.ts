@@ -173,6 +173,20 @@ describe('a running server', () => {
     expect((await post(lost)).status).toBe(409)
   })
 
+  test('without a trust root that clients could use it is not ready, and is again when there is one', async () => {
+    const repository = join(data, 'trust-root/repository')
+    renameSync(repository, `${repository}.away`)
+    try {
+      const { status, body } = await readiness()
+      expect(status).toBe(503)
+      expect(body.services['trust-root']).toMatchObject({ ready: false })
+      expect(body.services['rekor-v1']).toMatchObject({ ready: true })
+    } finally {
+      renameSync(`${repository}.away`, repository)
+    }
+    expect((await readiness()).status).toBe(200)
+  })
+
   test('a stop finishes what was accepted, and the next start has it', async () => {
     const bodies = Array.from({ length: 16 }, entry)
     const answers = Promise.allSettled(bodies.map(post))

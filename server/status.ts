@@ -4,6 +4,7 @@
  */
 
 import type { Readiness } from '#http'
+import type { TrustRootStatus } from '#trust-root'
 import { parseCertificate } from '#x509'
 import type { AgentStatus } from '#hsm'
 import type { Parts } from './main.ts'
@@ -33,7 +34,7 @@ export interface Status {
     readonly guardedSize?: number
   }[]
   readonly certificates: readonly { readonly name: string; readonly notAfter: string }[]
-  readonly trustRoot?: unknown
+  readonly trustRoot?: TrustRootStatus
   readonly clock: { readonly lastStepMs: number }
 }
 
@@ -64,14 +65,14 @@ async function agentStatus(parts: Parts): Promise<AgentStatus> {
 export async function statusOf(parts: Parts): Promise<Status> {
   const { config } = parts.loaded
   const agent = await agentStatus(parts)
-  const trustRoot = await parts.trustRoot?.status()
+  const trustRoot = await trustRootStatus(parts)
   const expiring = parts.authority?.chain.map((der, at) => ({ name: at === 0 ? 'issuing CA' : 'root CA', der })) ?? []
   return {
     profile: config.profile,
     domain: config.domain,
     startedAt: parts.startedAt.toISOString(),
     ...(config.softwareTokenAccepted === undefined ? {} : { softwareTokenAccepted: config.softwareTokenAccepted }),
-    services: await serviceStates(parts, agent),
+    services: serviceStates(parts, agent, trustRoot),
     agent,
     logs: parts.logs.map(({ config: { name }, log }) => {
       const head = log.head()
@@ -91,11 +92,12 @@ export async function statusOf(parts: Parts): Promise<Status> {
   }
 }
 
-/** For `/readyz`: ready as long as what was signed can be read and verified. */
+/** For `/readyz`: ready as long as what was signed can be read and verified, which ends with the trust root's validity. */
 export async function readinessOf(parts: Parts): Promise<Readiness> {
-  const states = await serviceStates(parts, await agentStatus(parts))
+  const [agent, trustRoot] = await Promise.all([agentStatus(parts), trustRootStatus(parts)])
+  const states = serviceStates(parts, agent, trustRoot)
   return {
-    ready: true,
+    ready: trustRoot?.state !== 'expired',
     services: Object.fromEntries(
       states.map(({ service, state, reason }) => [
         service,
@@ -105,7 +107,12 @@ export async function readinessOf(parts: Parts): Promise<Readiness> {
   }
 }
 
-async function serviceStates(parts: Parts, agent: AgentStatus): Promise<ServiceState[]> {
+/** Undefined without a trust root of ours; one that cannot be read serves clients as little as one that has expired. */
+async function trustRootStatus(parts: Parts): Promise<TrustRootStatus | undefined> {
+  return await parts.trustRoot?.status().catch(() => ({ published: false, state: 'expired' as const, roles: [] }))
+}
+
+function serviceStates(parts: Parts, agent: AgentStatus, trust: TrustRootStatus | undefined): ServiceState[] {
   const hsm = agent.ready ? undefined : `HSM: ${agent.reason}`
   const state = (service: string, ...reasons: (string | undefined)[]): ServiceState => {
     const reason = reasons.filter((found) => found !== undefined && found !== '').join('; ')
@@ -122,18 +129,16 @@ async function serviceStates(parts: Parts, agent: AgentStatus): Promise<ServiceS
   })
   const ctLog = parts.loaded.config.ca?.ctLog
   const ctReason = logStates.find(({ service }) => service === ctLog)?.reason
-  const trust = await parts.trustRoot?.status()
   return [
     ...(parts.authority === undefined ? [] : [state('ca', parts.authority.fault(), ctReason, parts.clock.fault())]),
     ...logStates,
     ...(parts.timestamp === undefined ? [] : [state('timestamp', hsm, parts.clock.fault())]),
-    ...(trust === undefined
-      ? []
-      : [
-          state(
-            'trust-root',
-            trust.state === 'alarm' || trust.state === 'expired' ? `TUF metadata: ${trust.state}` : undefined,
-          ),
-        ]),
+    ...(trust === undefined ? [] : [state('trust-root', trustFault(trust))]),
   ]
+}
+
+function trustFault({ published, state }: TrustRootStatus): string | undefined {
+  if (!published) return 'no TUF repository can be read: clients cannot begin to verify; put trust-root/ back'
+  if (state === 'expired') return 'TUF metadata has expired: clients refuse the mirror until it is signed again'
+  return state === 'alarm' ? 'TUF metadata nears its end and its key is not open here: a ceremony is due' : undefined
 }

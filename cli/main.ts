@@ -3,9 +3,11 @@
  * `chancery`: one file a command, and only the file of the command that was called is loaded. Errors are a line or two
  * on stderr that say what to do next; `--debug` adds the stack.
  *
- * Exit status: 0 done, 1 failed or refused, 2 not understood; a command may define more.
+ * Exit status: 0 done, 1 failed, 2 not understood; the others are told in alarms/catalogue.ts, and a command whose exit
+ * means more says so in its help.
  */
 import { Command, CommanderError } from 'commander'
+import { CATALOGUE, type Code, EXIT, OperatorError } from '#alarms'
 import { HELP } from './help.ts'
 
 interface CommandFile {
@@ -25,9 +27,6 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   audit: () => import('./audit.ts'),
 }
 
-const EXIT_FAILED = 1
-const EXIT_NOT_UNDERSTOOD = 2
-
 /** Runs one command line (without node and script) and resolves with the exit status; never rejects. */
 export async function main(words: readonly string[]): Promise<number> {
   const debug = words.includes('--debug')
@@ -46,7 +45,7 @@ export async function main(words: readonly string[]): Promise<number> {
   const load = Object.hasOwn(COMMANDS, called) ? COMMANDS[called] : undefined
   if (!load) {
     process.stderr.write(`chancery: there is no command ${JSON.stringify(called)}; see: chancery --help\n`)
-    return EXIT_NOT_UNDERSTOOD
+    return EXIT.usage
   }
   try {
     const program = new Command('chancery')
@@ -81,18 +80,46 @@ function report(error: unknown, { debug, called }: { debug: boolean; called: str
     // Commander has said what is wrong, or shown the help that was asked for.
     if (error.exitCode === 0) return 0
     process.stderr.write(`See: chancery ${called} --help\n`)
-    return EXIT_NOT_UNDERSTOOD
+    return EXIT.usage
   }
+  const status = exitStatusOf(error)
   if (debug) {
     console.error(error)
-    return EXIT_FAILED
+    return status
   }
   const message = error instanceof Error ? error.message : String(error)
   process.stderr.write(`chancery ${called}: ${message}\n`)
-  if (!(error instanceof Error) || !('code' in error)) {
+  if (error instanceof OperatorError) process.stderr.write(`More: ${error.anchor}\n`)
+  else if (!(error instanceof Error) || !('code' in error)) {
     process.stderr.write('The command with --debug added shows more.\n')
   }
-  return EXIT_FAILED
+  return status
+}
+
+/** By the error's code, so that no part has to be loaded to know its errors. */
+const EXIT_OF_CODE: Readonly<Record<string, number>> = {
+  // HsmError
+  busy: EXIT.locked,
+  unavailable: EXIT.hsm,
+  refused: EXIT.policy,
+  latched: EXIT.authentication,
+  unknown_key: EXIT.policy,
+  // AdminError, AgentStateError, StoreError
+  not_running: EXIT.locked,
+  locked: EXIT.locked,
+  in_use: EXIT.locked,
+}
+
+function exitStatusOf(error: unknown): number {
+  if (error instanceof OperatorError) return error.exitStatus
+  if (!(error instanceof Error) || !('code' in error)) return EXIT.failed
+  const remote = 'remoteCode' in error && error.remoteCode !== undefined ? error.remoteCode : error.code
+  return codeStatus(String(remote)) ?? EXIT.failed
+}
+
+function codeStatus(code: string): number | undefined {
+  if (Object.hasOwn(CATALOGUE, code)) return CATALOGUE[code as Code].exit // just checked
+  return Object.hasOwn(EXIT_OF_CODE, code) ? EXIT_OF_CODE[code] : undefined
 }
 
 // The tests call `main`; only as the program itself does it end the process.

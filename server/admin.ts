@@ -4,18 +4,31 @@
  */
 
 import { chmodSync, mkdirSync, rmSync } from 'node:fs'
-import { createServer, request as httpRequest } from 'node:http'
+import { createServer, type IncomingMessage, request as httpRequest } from 'node:http'
 import { dirname } from 'node:path'
 
+/** What a verb is given. */
+export interface AdminRequest {
+  /** The JSON that was sent, or `{}`; the verb parses it strictly. */
+  readonly argument: unknown
+  /** Told to the one who asked while the work goes on; any JSON. */
+  readonly progress: (step: unknown) => void
+  /** Aborted when the one who asked has gone; long work that changes nothing may stop then. */
+  readonly signal: AbortSignal
+}
+
 /** Administrative verbs by name; what they return is sent as JSON. */
-export type AdminVerbs = Readonly<Record<string, () => Promise<unknown>>>
+export type AdminVerbs = Readonly<Record<string, (request: AdminRequest) => Promise<unknown>>>
 
 export class AdminError extends Error {
   readonly code: 'not_running' | 'failed' | 'unusable_socket'
-  constructor(code: AdminError['code'], message: string, options?: ErrorOptions) {
+  /** Of the error that the server met: a code of the catalogue, an `HsmErrorCode`, or undefined. */
+  readonly remoteCode: string | undefined
+  constructor(code: AdminError['code'], message: string, options?: ErrorOptions & { remoteCode?: string | undefined }) {
     super(message, options)
     this.name = 'AdminError'
     this.code = code
+    this.remoteCode = options?.remoteCode
   }
 }
 
@@ -35,18 +48,22 @@ export async function listenAdmin(socketPath: string, verbs: AdminVerbs): Promis
   const server = createServer((incoming, outgoing) => {
     const name = incoming.url?.slice(1) ?? ''
     const verb = incoming.method === 'POST' && Object.hasOwn(verbs, name) ? verbs[name] : undefined
-    incoming.resume()
-    const answer = (status: number, body: unknown) => {
-      outgoing.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`)
-    }
-    if (verb === undefined) {
-      answer(404, { message: `there is no administrative verb ${name}` })
-      return
-    }
-    verb().then(
-      (value) => answer(200, value ?? {}),
-      (error: unknown) => answer(500, { message: error instanceof Error ? error.message : 'failed' }),
-    )
+    const line = (value: unknown) => void outgoing.write(`${JSON.stringify(value)}\n`)
+    const gone = new AbortController()
+    outgoing.once('close', () => gone.abort())
+    readArgument(incoming)
+      .then(async (argument) => {
+        if (verb === undefined) throw new AdminError('failed', `there is no administrative verb ${name}`)
+        outgoing.writeHead(200, { 'content-type': 'application/x-ndjson' })
+        const progress = (step: unknown) => line({ progress: step })
+        return await verb({ argument, progress, signal: gone.signal })
+      })
+      .then((result) => line({ result: result ?? {} }))
+      .catch((error: unknown) => {
+        const message = error instanceof Error ? error.message : 'failed'
+        line({ error: { message, ...(error instanceof Error && 'code' in error ? { code: String(error.code) } : {}) } })
+      })
+      .finally(() => outgoing.end())
   })
   // Between bind and chmod the folder's mode (0700) keeps others out.
   await new Promise<void>((resolve, reject) => {
@@ -65,20 +82,57 @@ export async function listenAdmin(socketPath: string, verbs: AdminVerbs): Promis
   }
 }
 
+/** More than any verb takes. */
+const longestArgument = 1024 * 1024
+
+async function readArgument(incoming: IncomingMessage): Promise<unknown> {
+  const parts: Buffer[] = []
+  let length = 0
+  for await (const part of incoming as AsyncIterable<Buffer>) {
+    length += part.length
+    if (length > longestArgument) throw new AdminError('failed', 'the argument is longer than 1 MiB')
+    parts.push(part)
+  }
+  return length === 0 ? {} : (JSON.parse(Buffer.concat(parts).toString('utf8')) as unknown)
+}
+
+export interface AskOptions {
+  readonly argument?: unknown
+  /** Silence of this long ends it; a verb that tells its progress may take longer in all. */
+  readonly timeoutMs?: number
+  readonly onProgress?: (step: unknown) => void
+}
+
 /** Asks a running server for one verb. Throws `AdminError` `not_running` when nobody listens. */
-export async function askAdmin(socketPath: string, verb: string, timeoutMs = 10_000): Promise<unknown> {
+export async function askAdmin(socketPath: string, verb: string, options: AskOptions = {}): Promise<unknown> {
+  const { argument, timeoutMs = 10_000, onProgress } = options
   return await new Promise((resolve, reject) => {
     const outgoing = httpRequest({ socketPath, path: `/${verb}`, method: 'POST', timeout: timeoutMs }, (incoming) => {
-      const parts: Buffer[] = []
-      incoming.on('data', (part: Buffer) => parts.push(part))
-      incoming.once('end', () => {
+      let rest = ''
+      let settled = false
+      const take = (line: string) => {
+        const answer = JSON.parse(line) as {
+          progress?: unknown
+          result?: unknown
+          error?: { message: string; code?: string }
+        } // our own server answers
+        if ('progress' in answer) onProgress?.(answer.progress)
+        else if (answer.error === undefined) resolve(answer.result)
+        else reject(new AdminError('failed', answer.error.message, { remoteCode: answer.error.code }))
+        settled ||= !('progress' in answer)
+      }
+      incoming.setEncoding('utf8')
+      incoming.on('data', (part: string) => {
+        const lines = `${rest}${part}`.split('\n')
+        rest = lines.pop() ?? ''
         try {
-          const body: unknown = JSON.parse(Buffer.concat(parts).toString('utf8'))
-          if (incoming.statusCode === 200) resolve(body)
-          else reject(new AdminError('failed', messageOf(body)))
+          lines.forEach(take)
         } catch (cause) {
           reject(new AdminError('failed', 'the server gave an answer that is no JSON', { cause }))
         }
+      })
+      incoming.once('close', () => {
+        if (!settled) reject(new AdminError('failed', 'the server ended before it answered; see its log'))
       })
     })
     outgoing.once('timeout', () => outgoing.destroy(new Error(`no answer within ${timeoutMs} ms`)))
@@ -87,10 +141,6 @@ export async function askAdmin(socketPath: string, verb: string, timeoutMs = 10_
         new AdminError('not_running', `no server answers on ${socketPath}; start it with: chancery serve`, { cause }),
       )
     })
-    outgoing.end()
+    outgoing.end(argument === undefined ? undefined : JSON.stringify(argument))
   })
-}
-
-function messageOf(body: unknown): string {
-  return typeof body === 'object' && body !== null && 'message' in body ? String(body.message) : 'failed'
 }

@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node
 import { createHash } from 'node:crypto'
 import { dirname, join } from 'node:path'
 import type { Logger } from 'pino'
+import { Alarms } from '#alarms'
 import { type Authority, caSection, createAuthority } from '#ca'
 import { connectAgent, type SigningAgent, spawnAgent } from '#hsm'
 import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
@@ -56,6 +57,7 @@ export interface Parts {
   readonly loaded: LoadedConfig
   readonly agent: SigningAgent
   readonly clock: WatchedClock
+  readonly alarms: Alarms
   readonly logs: readonly { readonly config: LogConfig; readonly log: Log }[]
   readonly authority?: Authority
   readonly timestamp?: TimestampAuthority
@@ -112,6 +114,10 @@ async function openParts(
 ): Promise<Parts> {
   const { config } = loaded
   const startedAt = new Date()
+  const alarms = new Alarms(({ code, subject, message }, change) => {
+    if (change === 'raised') logger.error({ alarm: code, subject, runbook: `docs/runbook.md#${code}` }, message)
+    else logger.info({ alarm: code, subject }, 'alarm is over')
+  })
   const clock = watchClock((stepMs) => logger.error({ stepMs }, 'the clock was stepped'))
   closers.push(clock.close)
 
@@ -135,6 +141,7 @@ async function openParts(
     loaded,
     agent,
     clock,
+    alarms,
     logs,
     startedAt,
     ...(authority && { authority }),

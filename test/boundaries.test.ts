@@ -22,6 +22,7 @@ const parts: Readonly<Record<string, Part>> = {
   x509: { layer: 0, packages: [] },
   tlog: { layer: 0, packages: ['@noble/curves', '@noble/hashes'] },
   native: { layer: 0, packages: [] },
+  alarms: { layer: 0, packages: [] },
   hsm: { layer: 1, packages: ['better-sqlite3', 'pino', 'pkcs11js', 'yaml', 'zod'] },
   oidc: { layer: 1, packages: ['jose', 'pino', 'prom-client'] },
   policy: { layer: 1, packages: ['yaml', 'zod'] },

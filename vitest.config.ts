@@ -10,7 +10,7 @@ export default defineConfig({
         test: {
           name: 'fast',
           include: ['**/*.test.ts'],
-          exclude: [...excluded, '**/*.contract.test.ts', 'test/e2e/**', 'test/crash/**'],
+          exclude: [...excluded, '**/*.contract.test.ts', 'test/e2e/**', 'test/crash/**', 'test/faults/**'],
           testTimeout: 60_000,
         },
       },
@@ -39,6 +39,17 @@ export default defineConfig({
         test: {
           name: 'crash',
           include: ['test/crash/**/*.test.ts'],
+          setupFiles: ['test/e2e/no-way-out.ts'],
+          exclude: excluded,
+          testTimeout: 600_000,
+          hookTimeout: 300_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: 'faults',
+          include: ['test/faults/**/*.test.ts'],
           setupFiles: ['test/e2e/no-way-out.ts'],
           exclude: excluded,
           testTimeout: 600_000,

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { z } from 'zod'
 
-const tiers = ['fast', 'contract', 'e2e', 'crash', 'mutants'] as const
+const tiers = ['fast', 'contract', 'e2e', 'crash', 'faults', 'mutants'] as const
 type Tier = (typeof tiers)[number]
 
 interface Count {
@@ -86,7 +86,7 @@ async function proveTests(): Promise<void> {
 async function runTier(tier: Exclude<Tier, 'mutants'>): Promise<void> {
   heading(`tier ${tier}`)
   const file = join(scratch, `${tier}.json`)
-  const isolated = tier === 'e2e' || tier === 'crash'
+  const isolated = tier === 'e2e' || tier === 'crash' || tier === 'faults'
   const vitest = ['node_modules/.bin/vitest', 'run', '--project', tier, '--reporter=json', `--outputFile.json=${file}`]
   const status = await run([
     ...(isolated ? ['scripts/isolated'] : []),

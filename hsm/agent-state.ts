@@ -13,9 +13,12 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import type { GuardedHead, TufRole } from './signing.ts'
 
-const SCHEMA_VERSION = 1
-
-const SCHEMA = `
+/**
+ * From nothing to the newest schema: entry n leads from version n to n+1, and a file of any age gets those that it has
+ * not seen, in one transaction. A published entry is never edited; a change is a new entry at the end.
+ */
+const MIGRATIONS: readonly string[] = [
+  `
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE guard (
   origin TEXT PRIMARY KEY, key_id BLOB NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, timestamp_ms INTEGER NOT NULL
@@ -32,7 +35,10 @@ CREATE TABLE account (
   sequence INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, key TEXT NOT NULL, act TEXT NOT NULL, count INTEGER NOT NULL,
   digest BLOB NOT NULL, hash BLOB NOT NULL
 ) STRICT;
-`
+`,
+]
+
+const SCHEMA_VERSION = MIGRATIONS.length
 
 /** The state cannot be opened: held by another agent, written by a newer one, or damaged. */
 export class AgentStateError extends Error {
@@ -313,16 +319,12 @@ function openDatabase(path: string): Database.Database {
     // A database that is opened again falls to NORMAL unless this is said each time.
     db.pragma('synchronous = FULL')
     db.exec('BEGIN EXCLUSIVE')
-    const version = db.pragma('user_version', { simple: true })
-    if (version === 0) {
-      db.exec(SCHEMA)
-      db.pragma(`user_version = ${SCHEMA_VERSION}`)
-    } else if (version !== SCHEMA_VERSION) {
-      throw new AgentStateError(
-        'newer_schema',
-        `${path} has schema ${String(version)}, this agent knows ${SCHEMA_VERSION}`,
-      )
+    const version = db.pragma('user_version', { simple: true }) as number // an integer in the file's header
+    if (version > SCHEMA_VERSION) {
+      throw new AgentStateError('newer_schema', `${path} has schema ${version}, this agent knows ${SCHEMA_VERSION}`)
     }
+    for (const step of MIGRATIONS.slice(version)) db.exec(step)
+    if (version < SCHEMA_VERSION) db.pragma(`user_version = ${SCHEMA_VERSION}`)
     db.exec('COMMIT')
     return db
   } catch (error) {

@@ -12,6 +12,7 @@ import { chmodSync, lstatSync, rmSync } from 'node:fs'
 import { createServer, Socket, type Server } from 'node:net'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
+import { Administrator } from './administrator.ts'
 import { AgentConfigError, loadAgentConfig, type AgentConfig } from './agent-config.ts'
 import { AgentStateError, openAgentState, type AgentState } from './agent-state.ts'
 import { serveChannel, type Handler } from './channel.ts'
@@ -20,10 +21,8 @@ import { HsmModule } from './module.ts'
 import { peerCheck, type PeerCheck } from './peers.ts'
 import { ADMIN_METHODS, SIGNING_METHODS } from './protocol.ts'
 import { Fields, refuse } from './purposes/purpose.ts'
-import { guardedHead } from './purposes/tree-head.ts'
 import { SigningDesk } from './signing-desk.ts'
-import { type AgentStatus, type Curve, type Purpose } from './signing.ts'
-import type { WireValue } from './wire.ts'
+import type { Purpose } from './signing.ts'
 
 /** A predecessor whose parent was killed notices within milliseconds; a rival stays. */
 const WAIT_FOR_STATE_MS = 5000
@@ -45,19 +44,17 @@ const DESTINED_FOR_DESK: readonly string[] = [
 ] satisfies readonly Purpose[]
 
 class Agent {
-  readonly #configPath: string
   readonly #state: AgentState
   readonly #module: HsmModule
   readonly #desk: SigningDesk
-  #config: AgentConfig
+  readonly #administrator: Administrator
 
   constructor(configPath: string, config: AgentConfig, state: AgentState) {
-    this.#configPath = configPath
-    this.#config = config
     this.#state = state
     this.#module = new HsmModule(config, state, log)
     const { keys, inFlight } = config
     this.#desk = new SigningDesk({ state, module: this.#module, keys, log, inFlight, now: Date.now })
+    this.#administrator = new Administrator({ configPath, config, state, module: this.#module, desk: this.#desk })
   }
 
   /** Begins to connect to the tokens; requests are answered from the start. */
@@ -73,7 +70,7 @@ class Agent {
       if (DESTINED_FOR_DESK.includes(method)) {
         return await this.#desk.submit(method as Purpose, request, deadlineAtMs) // just checked
       }
-      return await this.#administer(method, request)
+      return await this.#administrator.administer(method, request)
     }
   }
 
@@ -86,123 +83,6 @@ class Agent {
     await this.#module.close()
     this.#desk.close()
     this.#state.close()
-  }
-
-  async #administer(method: string, request: Fields): Promise<WireValue> {
-    switch (method) {
-      case 'key':
-        return this.#describe(request)
-      case 'guardedHead':
-        return { ...guardedHead(request, this.#desk.context(request.text('key'))) }
-      case 'status':
-        return await this.#status()
-      case 'generateKey':
-        return this.#generateKey(request)
-      case 'destroyKey':
-        return this.#destroyKey(request)
-      case 'unlatch':
-        return await this.#unlatch(request)
-      default:
-        return await this.#reload()
-    }
-  }
-
-  #describe(request: Fields): WireValue {
-    const { key, keyId } = this.#desk.context(request.text('name'))
-    request.end()
-    return { name: key.name, curve: key.curve, spkiDer: key.spkiDer, keyId, purposes: [...key.purposes] }
-  }
-
-  async #status(): Promise<WireValue> {
-    // At the start the answer waits for the first attempt to connect, which takes milliseconds if it succeeds.
-    await Promise.race([this.#module.settled(), new Promise((resolve) => setTimeout(resolve, 500))])
-    const fault = this.#module.fault()
-    const latchOf = (name: string) => this.#state.latch(name) ?? ''
-    const status: AgentStatus = {
-      ready: fault === undefined,
-      reason: fault?.message ?? '',
-      tokens: this.#module.tokens().map((token) => token.status()),
-      keys: [...this.#config.keys.values()].map(({ name, curve, purposes }) => ({
-        name,
-        curve,
-        purposes: [...purposes],
-        uses: this.#state.uses(name),
-        latched: latchOf(`key:${name}`) || (this.#module.keyFault(name)?.message ?? ''),
-      })),
-      guards: this.#state.guards().map(({ origin, size, rootHash }) => ({
-        origin,
-        size,
-        rootHashHex: Buffer.from(rootHash).toString('hex'),
-        latched: latchOf(`origin:${origin}`),
-      })),
-    }
-    return status as unknown as WireValue // plain data of text, numbers and booleans
-  }
-
-  #generateKey(request: Fields): WireValue {
-    const token = request.text('token')
-    const label = request.text('label')
-    const curve = request.text('curve')
-    request.end()
-    if (!/^[a-zA-Z0-9_-]{1,63}$/.test(label)) refuse('bad_label', 'label is not 1 to 63 of a-z A-Z 0-9 _ -')
-    if (curve !== 'P-256' && curve !== 'P-384') refuse('bad_curve', `curve ${JSON.stringify(curve)} is not offered`)
-    const key = this.#module.generateKey({ token, label, curve: curve satisfies Curve })
-    this.#account(`token:${token}`, 'generateKey', key.spkiDer)
-    log.info('key generated', { token, label, curve, id: key.idHex, unproven: key.unproven })
-    return { ...key }
-  }
-
-  #destroyKey(request: Fields): WireValue {
-    const token = request.text('token')
-    const idHex = request.text('idHex')
-    request.end()
-    if (!/^(?:[0-9a-f]{2}){1,255}$/.test(idHex)) refuse('bad_id', 'id is not hex')
-    const id = Uint8Array.from(Buffer.from(idHex, 'hex'))
-    this.#account(`token:${token}`, 'destroyKey', id)
-    this.#module.destroyKey(token, id)
-    log.warn('key destroyed', { token, id: idHex })
-    return null
-  }
-
-  async #unlatch(request: Fields): Promise<WireValue> {
-    const latch = request.text('latch')
-    request.end()
-    const lifted = this.#state.transaction(() => this.#state.liftLatch(latch))
-    if (!lifted) refuse('no_such_latch', `nothing is latched under ${latch}`)
-    this.#account(latch, 'unlatch', new Uint8Array(0))
-    log.warn('latch lifted', { latch })
-    const token = this.#module.tokens().find(({ latchName }) => latchName === latch)
-    if (token !== undefined) {
-      token.allowOneLogin()
-      await this.#module.reconnect()
-    }
-    return null
-  }
-
-  async #reload(): Promise<WireValue> {
-    let config: AgentConfig
-    try {
-      config = loadAgentConfig(this.#configPath)
-    } catch (error) {
-      if (error instanceof AgentConfigError) return refuse('bad_configuration', error.message)
-      throw error
-    }
-    const { keys } = config
-    for (const key of keys.values()) {
-      if (!this.#config.tokens.has(key.token)) refuse('unknown_token', `a new token (${key.token}) needs a restart`)
-    }
-    this.#config = { ...this.#config, keys }
-    this.#module.configure(this.#config)
-    this.#desk.configure(keys)
-    await this.#module.reconnect()
-    log.info('configuration read again', { keys: [...keys.keys()] })
-    return null
-  }
-
-  #account(key: string, act: string, subject: Uint8Array): void {
-    const digest = new Uint8Array(32)
-    digest.set(subject.subarray(-32), 0)
-    this.#state.transaction(() => this.#state.account({ atMs: Date.now(), key, act, count: 1, digest }, 0))
   }
 }
 

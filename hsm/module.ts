@@ -23,7 +23,7 @@ import {
   type Mechanism,
 } from './pkcs11.ts'
 import { formatKeyUri } from './pkcs11-uri.ts'
-import { HsmError, type Curve } from './signing.ts'
+import { HsmError, type Curve, type Purpose } from './signing.ts'
 import { Token } from './token.ts'
 
 const CURVES: Readonly<Record<Curve, { hash: 'sha256' | 'sha384'; signatureBytes: number }>> = {
@@ -156,10 +156,10 @@ export class HsmModule {
   }
 
   /** The signature at once, for a key that is quick, or undefined: then `sign` is the way. Throws nothing. */
-  signAtOnce(name: string, message: Uint8Array): Uint8Array | undefined {
+  signAtOnce(name: string, purpose: Purpose, message: Uint8Array): Uint8Array | undefined {
     const key = this.#keys.get(name)
     if (key?.handle === undefined || !key.synchronous || this.#reconnecting !== undefined) return undefined
-    const session = key.token.take()
+    const session = key.token.take(purpose)
     if (session === undefined) return undefined
     try {
       const signature = this.#signSync(key, key.handle, session, message)
@@ -172,11 +172,15 @@ export class HsmModule {
   }
 
   /** Signs, again after a loss, and releases only what verifies. Rejects with `HsmError`. */
-  async sign(name: string, message: Uint8Array, deadlineAtMs: number): Promise<Uint8Array> {
+  async sign(name: string, purpose: Purpose, message: Uint8Array, deadlineAtMs: number): Promise<Uint8Array> {
     for (let attempt = 1; ; attempt++) {
       const key = await this.#usable(name, deadlineAtMs)
-      const session = await key.token.lease()
+      const session = await key.token.lease(purpose)
       const { handle } = key
+      if (session !== undefined && performance.now() >= deadlineAtMs) {
+        key.token.giveBack(session, 'done')
+        throw new HsmError('unavailable', 'deadline', 'the request waited beyond its deadline')
+      }
       if (session === undefined || handle === undefined || this.#reconnecting !== undefined) {
         if (session !== undefined) key.token.giveBack(session, 'done')
         if (attempt >= MAX_ATTEMPTS) throw new HsmError('unavailable', 'token_lost', 'the token was lost')

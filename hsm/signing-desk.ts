@@ -8,6 +8,7 @@ import { TlogError } from '#tlog'
 import { X509Error } from '#x509'
 import type { KeyConfig } from './agent-config.ts'
 import type { AgentState } from './agent-state.ts'
+import { Capacity, RankedQueue } from './capacity.ts'
 import type { AgentLog } from './log-line.ts'
 import type { HsmModule } from './module.ts'
 import { checkCaCertificate } from './purposes/ca-certificate.ts'
@@ -34,7 +35,7 @@ const CHECKS: Readonly<Record<Purpose, Check>> = {
 /** Accounted for by count and digest: they come by the hundred, and each is public in its log anyway. */
 const BATCHED: ReadonlySet<Purpose> = new Set(['sct', 'set', 'treeHead', 'timestamp'])
 
-/** Bounds how long the event loop is held: about 30 ms of signing and verifying. */
+/** Bounds how long the event loop is held, and what is urgent waits: about 30 ms of signing and verifying. */
 const BATCH = 256
 
 interface Waiting {
@@ -56,7 +57,7 @@ export interface DeskOptions {
   readonly module: HsmModule
   readonly keys: ReadonlyMap<string, KeyConfig>
   readonly log: AgentLog
-  /** Waiting and under way together; more is `busy`. */
+  /** Waiting and under way together, shared out by purpose (`capacity.ts`); more is `busy`. */
   readonly inFlight: number
   readonly now: () => number
 }
@@ -65,15 +66,15 @@ export class SigningDesk {
   readonly #options: DeskOptions
   readonly #keyIds = new Map<string, Uint8Array>()
   #keys: ReadonlyMap<string, KeyConfig>
-  #queue: Waiting[] = []
+  readonly #queue = new RankedQueue<Waiting>()
+  readonly #capacity: Capacity
   #scheduled = false
-  #inFlight = 0
-  #timestamps = 0
   /** Accounted for and not released; told with the next batch. */
   #withheld = new Map<string, number>()
 
   constructor(options: DeskOptions) {
     this.#options = options
+    this.#capacity = new Capacity(options.inFlight)
     this.#keys = options.keys
   }
 
@@ -84,20 +85,16 @@ export class SigningDesk {
 
   /** Resolves with the reply once its signature was verified; rejects with `HsmError`. */
   async submit(purpose: Purpose, request: Fields, deadlineAtMs: number): Promise<WireValue> {
-    const { inFlight } = this.#options
-    // Timestamps are asked for by anybody; they get half, so that they cannot keep certificates and logs waiting.
-    const full = this.#inFlight >= inFlight || (purpose === 'timestamp' && this.#timestamps >= inFlight / 2)
-    if (full) throw new HsmError('busy', 'too_many_requests', 'too many requests are under way')
-    this.#inFlight++
-    if (purpose === 'timestamp') this.#timestamps++
+    if (!this.#capacity.take(purpose)) {
+      throw new HsmError('busy', 'too_many_requests', `too many requests are under way for ${purpose}`)
+    }
     try {
       return await new Promise<WireValue>((resolve, reject) => {
-        this.#queue.push({ purpose, request, deadlineAtMs, resolve, reject })
+        this.#queue.push(purpose, { purpose, request, deadlineAtMs, resolve, reject })
         this.#schedule()
       })
     } finally {
-      this.#inFlight--
-      if (purpose === 'timestamp') this.#timestamps--
+      this.#capacity.giveBack(purpose)
     }
   }
 
@@ -123,7 +120,7 @@ export class SigningDesk {
     this.#scheduled = true
     setImmediate(() => {
       this.#scheduled = false
-      this.#serve(this.#queue.splice(0, BATCH))
+      this.#serve(this.#queue.take(BATCH))
       if (this.#queue.length > 0) this.#schedule()
     })
   }
@@ -206,12 +203,12 @@ export class SigningDesk {
 
   #sign({ waiting, key, statement }: Approved): void {
     const { module } = this.#options
-    const signature = module.signAtOnce(key.name, statement.message)
+    const signature = module.signAtOnce(key.name, waiting.purpose, statement.message)
     if (signature !== undefined) {
       waiting.resolve(statement.release(signature))
       return
     }
-    module.sign(key.name, statement.message, waiting.deadlineAtMs).then(
+    module.sign(key.name, waiting.purpose, statement.message, waiting.deadlineAtMs).then(
       (later) => waiting.resolve(statement.release(later)),
       (error: unknown) => {
         this.#withheld.set(key.name, (this.#withheld.get(key.name) ?? 0) + 1)

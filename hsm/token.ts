@@ -18,7 +18,8 @@ import {
   type Handle,
 } from './pkcs11.ts'
 import type { TokenUri } from './pkcs11-uri.ts'
-import { HsmError, type AgentStatus } from './signing.ts'
+import { SessionPool } from './session-pool.ts'
+import { HsmError, type AgentStatus, type Purpose } from './signing.ts'
 
 /** What C_GetTokenInfo says of a token. */
 export interface TokenFacts {
@@ -39,10 +40,7 @@ export class Token {
   #slot: Handle | undefined
   #facts: TokenFacts | undefined
   #loggedIn = false
-  #free: Handle[] = []
-  #leased = 0
-  #waiting: ((session: Handle | undefined) => void)[] = []
-  #drained: (() => void) | undefined
+  readonly #pool: SessionPool
   /** After an operator has lifted the latch one login is tried although the token remembers a wrong PIN. */
   #operatorSaidSo = false
 
@@ -53,6 +51,7 @@ export class Token {
     this.#state = state
     this.#log = log
     this.#sessionCount = sessionCount
+    this.#pool = new SessionPool(sessionCount)
   }
 
   get latchName(): string {
@@ -80,14 +79,15 @@ export class Token {
     this.#facts = facts
     const session = this.#open()
     this.#login(session, facts.flags)
-    this.#free = [session]
-    while (this.#free.length < this.#sessionCount) this.#free.push(this.#open())
+    const sessions = [session]
+    while (sessions.length < this.#sessionCount) sessions.push(this.#open())
+    this.#pool.restock(sessions)
   }
 
   /** Lets go of everything after a loss; all sessions must be drained, since handle numbers are given out again. */
   disconnect(): void {
     const slot = this.#slot
-    this.#free = []
+    this.#pool.restock([])
     this.#loggedIn = false
     this.#slot = undefined
     if (slot === undefined) return
@@ -100,29 +100,25 @@ export class Token {
 
   /** Resolves when no session is at work; nothing may be leased meanwhile. */
   async drained(): Promise<void> {
-    if (this.#leased === 0) return
-    await new Promise<void>((resolve) => {
-      this.#drained = resolve
-    })
+    await this.#pool.drained()
   }
 
-  /** A free session for a call that ends at once, or undefined; give it back with `giveBack`. */
-  take(): Handle | undefined {
-    const session = this.#free.pop()
-    if (session !== undefined) this.#leased++
-    return session
+  /**
+   * A free session for a call that ends at once, or undefined; give it back with `giveBack`. Without a purpose it is a
+   * call of the agent's own.
+   */
+  take(purpose?: Purpose): Handle | undefined {
+    return this.#pool.take(purpose)
   }
 
-  /** A session as soon as one is free; undefined if the token went away meanwhile. */
-  async lease(): Promise<Handle | undefined> {
-    return this.take() ?? (await new Promise((resolve) => this.#waiting.push(resolve)))
+  /** A session as soon as it is this purpose's turn; undefined if the token went away meanwhile. */
+  async lease(purpose: Purpose): Promise<Handle | undefined> {
+    return await this.#pool.lease(purpose)
   }
 
   /** Wakes everybody who waits for a session of before a loss. */
   wake(): void {
-    const waiting = this.#waiting
-    this.#waiting = []
-    for (const resolve of waiting) resolve(this.take())
+    this.#pool.wake()
   }
 
   /** After any error a session may still have its operation active: it is closed and another one takes its place. */
@@ -130,14 +126,7 @@ export class Token {
     let next: Handle | undefined = session
     if (outcome === 'failed') next = this.#replace(session)
     else if (outcome === 'lost') next = undefined
-    const waiting = next === undefined ? undefined : this.#waiting.shift()
-    if (next !== undefined && waiting !== undefined) {
-      waiting(next)
-      return
-    }
-    this.#leased--
-    if (next !== undefined) this.#free.push(next)
-    if (this.#leased === 0) this.#drained?.()
+    this.#pool.giveBack(session, next)
   }
 
   /** Runs `work` with a read-write session of its own. */

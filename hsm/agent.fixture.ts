@@ -1,10 +1,8 @@
 /** An agent on SoftHSM with one key for each purpose and sound requests for all of them, for the tests of this folder. */
 import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto'
-import { execFileSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
 import { MerkleTree } from '#tlog'
 import {
@@ -24,7 +22,8 @@ import {
 } from '#x509'
 import type { AdminAgent, GeneratedKey } from './administration.ts'
 import { issueIntermediateCertificate, issueRootCertificate } from './ceremony.ts'
-import type { Curve, Purpose } from './signing.ts'
+import { buildFaultShimIn, type FaultShim } from './fault-shim.fixture.ts'
+import type { KeyKind, Purpose } from './signing.ts'
 import { createSoftTokens, type SoftTokens } from './softhsm.ts'
 import { spawnAgent, type SpawnedAgent, type SpawnOptions } from './spawn.ts'
 
@@ -56,7 +55,7 @@ export interface Installation {
   remove(): void
 }
 
-const CURVE_OF: Readonly<Record<string, Curve>> = {
+const KIND_OF: Readonly<Record<string, KeyKind>> = {
   'root-ca': 'P-384',
   'issuing-ca': 'P-256',
   ct: 'P-256',
@@ -84,12 +83,12 @@ export async function install(): Promise<Installation> {
   writeFileSync(configPath, stringify(base))
   const first = await started({ configPath })
   const keys: Record<string, GeneratedKey> = {}
-  for (const [label, curve] of Object.entries(CURVE_OF)) {
-    keys[label] = await first.admin.generateKey({ token: 'online', label, curve })
+  for (const [label, kind] of Object.entries(KIND_OF)) {
+    keys[label] = await first.admin.generateKey({ token: 'online', label, kind })
   }
   const key = (name: string, purposes: readonly Purpose[], more: object = {}) => {
-    const { uri, spkiDer, curve } = need(keys[name])
-    return { uri, token: 'online', spki: Buffer.from(spkiDer).toString('base64'), curve, purposes, ...more }
+    const { uri, spkiDer, kind } = need(keys[name])
+    return { uri, token: 'online', spki: Buffer.from(spkiDer).toString('base64'), kind, purposes, ...more }
   }
   const rootKey = { 'root-ca': key('root-ca', ['caCertificate']) }
   writeFileSync(configPath, stringify({ ...base, keys: rootKey }))
@@ -153,36 +152,9 @@ async function started(options: SpawnOptions): Promise<Required<SpawnedAgent>> {
   return { ...rest, admin: need(admin) }
 }
 
-/** What a test may have the module do wrong, through `fault-shim.c`. */
-export interface FaultShim {
-  readonly modulePath: string
-  /** The next `times` calls of C_Sign: fail with this CK_RV, give a wrong signature, or never return. */
-  fail(what: 'sign' | 'corrupt' | 'hang', times: number, rv?: number): void
-  /** Calls of C_Login and C_Sign so far, in order, by any process. */
-  calls(): string[]
-}
-
 /** Builds a module that passes everything on to SoftHSM but for the faults that it is told. */
 export function buildFaultShim(installation: Installation): FaultShim {
-  const file = (name: string) => join(installation.folder, name)
-  const modulePath = file('fault-shim.so')
-  const define = (name: string, value: string) => `-D${name}="${value}"`
-  execFileSync('cc', [
-    '-shared',
-    '-fPIC',
-    '-o',
-    modulePath,
-    define('REAL_MODULE', installation.tokens.modulePath),
-    define('CONTROL_FILE', file('fault')),
-    define('CALL_LOG', file('calls')),
-    fileURLToPath(new URL('./fault-shim.c', import.meta.url)),
-    '-ldl',
-  ])
-  return {
-    modulePath,
-    fail: (what, times, rv = 0) => writeFileSync(file('fault'), `${what} ${times} ${rv}\n`),
-    calls: () => (existsSync(file('calls')) ? readFileSync(file('calls'), 'utf8').trim().split('\n') : []),
-  }
+  return buildFaultShimIn(installation.folder, installation.tokens.modulePath)
 }
 
 /** A leaf certificate, prepared as the CA does. */

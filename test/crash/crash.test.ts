@@ -22,13 +22,13 @@ import { checkWholeLogs, type Found, type Logs, v1Entry, v2Entry } from './whole
 
 const EMAIL = 'loader@example.test'
 /** Writers: 18 connections, each with one request under way. */
-const LANES: Readonly<Record<Use, number>> = { v1: 8, v2: 6, ca: 4, watch: 1 }
+const LANES: Readonly<Partial<Record<Use, number>>> = { v1: 8, v2: 6, ca: 4, watch: 1 }
 /** A kill with fewer requests under way, or before anything was acknowledged, shows too little. */
 const IN_FLIGHT = 8
 const acknowledged = (): number => 30 + Math.floor(Math.random() * 60)
 /** Notes of delivery are stored within a quarter of a second; a slow machine gets this long. */
 const MARKED_WITHIN_MS = 1500
-const NONE: Ledger = { acknowledged: [], unanswered: [], heads: [] }
+const NONE: Ledger = { acknowledged: [], unanswered: [], timestamps: [], heads: [] }
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-crash-'))
 const dataDir = join(scratch, 'data')
@@ -268,7 +268,7 @@ async function expectConflict(outcome: Outcome, first: Outcome): Promise<void> {
 }
 
 function indexIn(found: Found, { use, digest }: Outcome): number | undefined {
-  return use === 'watch' ? undefined : found.index[use].get(digest)
+  return use === 'watch' || use === 'tsa' ? undefined : found.index[use].get(digest)
 }
 
 function entryIndex({ use, reply }: Outcome): number {

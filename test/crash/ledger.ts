@@ -8,6 +8,8 @@ export interface Ledger {
   readonly acknowledged: readonly Outcome[]
   /** Writes without a reply, or answered by 503: they may be in the log or not. */
   readonly unanswered: readonly Outcome[]
+  /** Timestamps that were given; no log has them. */
+  readonly timestamps: readonly Outcome[]
   /** Replies with checkpoints and tree heads. */
   readonly heads: readonly Outcome[]
 }
@@ -22,10 +24,11 @@ export function readLedger(folder: string): Ledger {
   )
   const wrong = outcomes.find(({ status }) => ![0, 200, 201, 503].includes(status))
   if (wrong !== undefined) throw new Error(`${wrong.use} answered ${wrong.status}: ${wrong.reply}`)
-  const writes = outcomes.filter(({ use }) => use !== 'watch')
+  const writes = outcomes.filter(({ use }) => use !== 'watch' && use !== 'tsa')
   return {
     acknowledged: writes.filter(({ status }) => status === 200 || status === 201),
     unanswered: writes.filter(({ status }) => status === 0 || status === 503),
+    timestamps: outcomes.filter(({ use, status }) => use === 'tsa' && status === 200),
     heads: outcomes.filter(({ use, status }) => use === 'watch' && status === 200),
   }
 }
@@ -35,6 +38,7 @@ export function joined(ledgers: readonly Ledger[]): Ledger {
   return {
     acknowledged: ledgers.flatMap(({ acknowledged }) => acknowledged),
     unanswered: ledgers.flatMap(({ unanswered }) => unanswered),
+    timestamps: ledgers.flatMap(({ timestamps }) => timestamps),
     heads: ledgers.flatMap(({ heads }) => heads),
   }
 }

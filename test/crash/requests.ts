@@ -61,6 +61,13 @@ export function certificateRequest({ token, email }: { token: string; email: str
   return { sent, digest: sha256(Buffer.from(spkiOf(publicKey), 'base64')).toString('hex') }
 }
 
+/** A timestamp over the message's digest, in the JSON form that timestamp-cli has too. */
+export function timestampRequest(message: string): EntryRequest {
+  const digest = sha256(message)
+  const sent = JSON.stringify({ artifactHash: digest.toString('base64'), hashAlgorithm: 'sha256', certificates: true })
+  return { sent, digest: digest.toString('hex') }
+}
+
 function spkiOf(publicKey: KeyObject): string {
   return publicKey.export({ type: 'spki', format: 'der' }).toString('base64')
 }

@@ -102,7 +102,15 @@ static napi_value verify_ecdsa_digest(napi_env env, napi_callback_info info) {
   return napi_get_boolean(env, result == 1, &answer) == napi_ok ? answer : NULL;
 }
 
-/* peerCredentials(fd): [pid, uid, gid] of the process that connected, as of connect(2). */
+/* Since Linux 4.13; older headers do not have it. */
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59
+#endif
+
+/* More groups than any account has; a peer with more counts as one with its primary group alone. */
+enum { MAX_PEER_GROUPS = 4096 };
+
+/* peerCredentials(fd): [pid, uid, gid, ...supplementary gids] of the process that connected, as of connect(2). */
 static napi_value peer_credentials(napi_env env, napi_callback_info info) {
   napi_value argument[1], answer, number;
   size_t count = 1;
@@ -115,10 +123,16 @@ static napi_value peer_credentials(napi_env env, napi_callback_info info) {
   /* On a socket that is not a unix one the kernel answers success with pid 0 and uid -1. */
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || length != sizeof peer || peer.pid == 0)
     return fail(env, "no peer credentials on this file descriptor");
+  gid_t groups[MAX_PEER_GROUPS];
+  length = sizeof groups;
+  /* A kernel that cannot tell the groups admits fewer peers, never more. */
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &length) != 0 || length > sizeof groups) length = 0;
   const double values[3] = {peer.pid, peer.uid, peer.gid};
-  if (napi_create_array_with_length(env, 3, &answer) != napi_ok) return NULL;
-  for (uint32_t i = 0; i < 3; i++)
-    if (napi_create_double(env, values[i], &number) != napi_ok || napi_set_element(env, answer, i, number) != napi_ok) return NULL;
+  if (napi_create_array(env, &answer) != napi_ok) return NULL;
+  for (uint32_t i = 0; i < 3 + length / sizeof groups[0]; i++)
+    if (napi_create_double(env, i < 3 ? values[i] : groups[i - 3], &number) != napi_ok ||
+        napi_set_element(env, answer, i, number) != napi_ok)
+      return NULL;
   return answer;
 }
 

@@ -24,6 +24,8 @@ export interface PeerCredentials {
   readonly pid: number
   readonly uid: number
   readonly gid: number
+  /** Supplementary groups; empty if the kernel cannot tell them. */
+  readonly groups: readonly number[]
 }
 
 export type NativeErrorCode =
@@ -48,7 +50,7 @@ export class NativeError extends Error {
 /** What `chancery.c` exports; it checks its arguments again and throws plain errors. */
 interface Addon {
   verifyEcdsaDigest(curve: number, point: Uint8Array, r: Uint8Array, s: Uint8Array, digest: Uint8Array): boolean
-  peerCredentials(fd: number): [pid: number, uid: number, gid: number]
+  peerCredentials(fd: number): [pid: number, uid: number, gid: number, ...groups: number[]]
   setNotDumpable(): void
 }
 
@@ -67,12 +69,12 @@ export function verifyEcdsaDigest({ curve, point, r, s, digest }: EcdsaDigestSig
   return calling('invalid_argument', () => addon.verifyEcdsaDigest(CURVE_NUMBER[curve], point, r, s, digest))
 }
 
-/** Credentials of the peer of a connected unix socket (SO_PEERCRED); throws `NativeError` `system` for anything else. */
+/** Credentials of the peer of a connected unix socket (SO_PEERCRED, SO_PEERGROUPS); throws `NativeError` `system` for anything else. */
 export function peerCredentials(fd: number): PeerCredentials {
   // The addon would take NaN for 0, which is a descriptor.
   if (!Number.isSafeInteger(fd) || fd < 0) throw new NativeError('system', `${fd} is not a file descriptor`)
-  const [pid, uid, gid] = calling('system', () => addon.peerCredentials(fd))
-  return { pid, uid, gid }
+  const [pid, uid, gid, ...groups] = calling('system', () => addon.peerCredentials(fd))
+  return { pid, uid, gid, groups }
 }
 
 /** Bars core files and debuggers of the same user from this process's memory (PR_SET_DUMPABLE 0, RLIMIT_CORE 0). */

@@ -103,6 +103,12 @@ function descriptorOf(socket: Socket): number {
   return handle.fd
 }
 
+/** The kernel sorts the groups; Node adds the effective one. */
+function sameSet(groups: readonly number[], own: readonly number[]): boolean {
+  const primary = process.getgid?.() ?? -1
+  return new Set([...groups, primary]).symmetricDifference(new Set([...own, primary])).size === 0
+}
+
 describe('peerCredentials', () => {
   test('names the process that connected', async () => {
     const path = join(mkdtempSync(join(tmpdir(), 'peer-')), 's')
@@ -114,6 +120,7 @@ describe('peerCredentials', () => {
       pid: process.pid,
       uid: process.getuid?.(),
       gid: process.getgid?.(),
+      groups: expect.toSatisfy((groups: number[]) => sameSet(groups, process.getgroups?.() ?? [])),
     })
     client.destroy()
     socket.destroy()

@@ -3,9 +3,11 @@ import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
-import { decodePem, makeIssuer, parseSpki, type CertificateIssuer } from '#x509'
+import { decodePem, makeIssuer, type CertificateIssuer } from '#x509'
+import { KEY_KINDS, KINDS_OF, kindOfSpki } from './key-kinds.ts'
 import { parseKeyUri, parseTokenUri, type KeyUri, type TokenUri } from './pkcs11-uri.ts'
-import type { Curve, Purpose, TufRole } from './signing.ts'
+import { PURPOSES_OF_ROLE, ROLES, type Role } from './roles.ts'
+import type { KeyKind, KeyPurpose, TufRole } from './signing.ts'
 
 /** The configuration cannot be used; nothing was opened. */
 export class AgentConfigError extends Error {
@@ -23,8 +25,9 @@ const keySchema = z.strictObject({
   uri: z.string().describe('RFC 7512 URI of the private key with its id'),
   token: name.describe('name of its token below `tokens`'),
   spki: z.base64().describe('SubjectPublicKeyInfo, base64: the key on the token must be this one'),
-  curve: z.enum(['P-256', 'P-384']),
-  purposes: z.array(z.enum(['certificate', 'treeHead', 'sct', 'set', 'timestamp', 'tuf', 'caCertificate'])).min(1),
+  kind: z.enum(KEY_KINDS).optional().describe('what the public key must be; which purposes take it: docs/hsm'),
+  curve: z.enum(['P-256', 'P-384']).optional().describe('older name of `kind`'),
+  purposes: z.array(z.enum(Object.keys(KINDS_OF) as KeyPurpose[])).min(1), // the record's own type
   origin: z
     .string()
     .regex(/^[A-Za-z][\x20-\x7e]{0,254}$/)
@@ -54,6 +57,25 @@ const keySchema = z.strictObject({
     .describe('tuf: how far ahead `expires` may lie; root and targets 400, snapshot and timestamp 31 unless told'),
 })
 
+const account = z.union([z.int().nonnegative(), z.string().regex(/^[a-zA-Z_][a-zA-Z0-9_.-]{0,31}\$?$/)])
+
+const roleSocketSchema = z
+  .strictObject({
+    path: z.string().describe('unix socket for the services of this role'),
+    group: account
+      .optional()
+      .describe('group that owns the socket; a peer must be in it. Name (of /etc/group) or number'),
+    users: z
+      .array(account)
+      .min(1)
+      .optional()
+      .describe(
+        'users that a peer must be one of, by name (of /etc/passwd) or number; without both, our own user alone',
+      ),
+    keys: z.array(name).min(1).optional().describe('keys that this socket is for; all keys of the role unless told'),
+  })
+  .optional()
+
 const schema = z.strictObject({
   state: z.string().describe("folder of the agent's own state; one agent only, in no backup of the data"),
   modulePath: z.string().describe('PKCS#11 library'),
@@ -61,7 +83,9 @@ const schema = z.strictObject({
     name,
     z.strictObject({
       uri: z.string().describe('RFC 7512 URI; every attribute must match, and exactly one token'),
-      pinFile: z.string().describe('file with the user PIN, readable by its owner alone'),
+      pinFile: z
+        .string()
+        .describe('file with the user PIN, readable by its owner alone; `credential:NAME` is one of systemd'),
       softhsmConf: z.string().optional().describe('SOFTHSM2_CONF for a SoftHSM token; the same for all tokens'),
     }),
   ),
@@ -70,8 +94,17 @@ const schema = z.strictObject({
     .strictObject({
       signing: z.string().optional().describe('unix socket for services'),
       admin: z.string().optional().describe('unix socket for operators'),
+      roles: z
+        .strictObject({
+          ca: roleSocketSchema.describe('certificates'),
+          log: roleSocketSchema.describe('tree heads, SCTs, SETs'),
+          timestamp: roleSocketSchema.describe('timestamps'),
+          trust: roleSocketSchema.describe('TUF metadata'),
+        })
+        .default({})
+        .describe('a socket for each role of services, so that none can speak for another'),
     })
-    .default({}),
+    .default({ roles: {} }),
   allowedUids: z
     .array(z.int().nonnegative())
     .default([])
@@ -98,8 +131,8 @@ export interface KeyConfig {
   readonly uri: KeyUri
   readonly token: string
   readonly spkiDer: Uint8Array
-  readonly curve: Curve
-  readonly purposes: ReadonlySet<Purpose>
+  readonly kind: KeyKind
+  readonly purposes: ReadonlySet<KeyPurpose>
   readonly origin: string | undefined
   readonly style: 'rekor-v1' | 'tlog' | 'ct' | undefined
   readonly issuer: CertificateIssuer | undefined
@@ -111,6 +144,15 @@ export interface KeyConfig {
   readonly tufMaxValiditySeconds: Readonly<Record<TufRole, number>>
 }
 
+/** A socket that offers one role's purposes alone. */
+export interface RoleSocket {
+  readonly role: Role
+  readonly path: string
+  readonly gid: number | undefined
+  readonly uids: readonly number[] | undefined
+  readonly keys: readonly string[] | undefined
+}
+
 export interface AgentConfig {
   readonly stateFolder: string
   readonly modulePath: string
@@ -119,6 +161,7 @@ export interface AgentConfig {
   readonly keys: ReadonlyMap<string, KeyConfig>
   readonly signingSocket: string | undefined
   readonly adminSocket: string | undefined
+  readonly roleSockets: readonly RoleSocket[]
   readonly allowedUids: readonly number[]
   readonly adminWhenSpawned: boolean
   readonly sessions: number
@@ -147,7 +190,11 @@ export function parseAgentConfig(text: string, folder: string): AgentConfig {
   const tokens = new Map(
     Object.entries(raw.tokens).map(([token, value]) => [
       token,
-      { name: token, uri: reading(`tokens.${token}.uri`, () => parseTokenUri(value.uri)), pinFile: at(value.pinFile) },
+      {
+        name: token,
+        uri: reading(`tokens.${token}.uri`, () => parseTokenUri(value.uri)),
+        pinFile: reading(`tokens.${token}.pinFile`, () => credentialPath(value.pinFile)) ?? at(value.pinFile),
+      },
     ]),
   )
   const confs = new Set(
@@ -169,6 +216,7 @@ export function parseAgentConfig(text: string, folder: string): AgentConfig {
     keys,
     signingSocket: raw.sockets.signing === undefined ? undefined : socketPath(at(raw.sockets.signing)),
     adminSocket: raw.sockets.admin === undefined ? undefined : socketPath(at(raw.sockets.admin)),
+    roleSockets: roleSocketsOf(raw.sockets.roles, keys, at),
     allowedUids: raw.allowedUids,
     adminWhenSpawned: raw.adminWhenSpawned,
     sessions: raw.sessions,
@@ -181,11 +229,12 @@ export function parseAgentConfig(text: string, folder: string): AgentConfig {
  * The purposes that one key may have together. A log signs its heads and its promises; everything else has a key of its
  * own, so that a mistake in one structure never speaks for another service.
  */
-const PURPOSE_SETS: readonly (readonly Purpose[])[] = [
+const PURPOSE_SETS: readonly (readonly KeyPurpose[])[] = [
   ['certificate'],
   ['treeHead', 'sct'],
   ['treeHead', 'set'],
   ['treeHead'],
+  ['witnessHead'],
   ['timestamp'],
   ['tuf'],
   ['caCertificate'],
@@ -198,12 +247,12 @@ function keyConfig(
   at: (relative: string) => string,
 ): KeyConfig {
   if (whole.tokens[value.token] === undefined) throw new AgentConfigError(`token ${value.token} is not configured`)
-  const spkiDer = ecSpki(value.spki, value.curve)
+  const { spkiDer, kind } = publicKey(value.spki, value.kind ?? value.curve)
   const purposes = new Set(value.purposes)
   if (!PURPOSE_SETS.some((set) => set.length === purposes.size && set.every((purpose) => purposes.has(purpose)))) {
     throw new AgentConfigError(`purposes ${[...purposes].join(', ')} may not share a key`)
   }
-  const needs = (purpose: Purpose, field: string, found: unknown) => {
+  const needs = (purpose: KeyPurpose, field: string, found: unknown) => {
     if (purposes.has(purpose) && found === undefined) throw new AgentConfigError(`purpose ${purpose} needs ${field}`)
   }
   needs('certificate', 'issuerCertificate', value.issuerCertificate)
@@ -213,9 +262,9 @@ function keyConfig(
   needs('tuf', 'tufRoles', value.tufRoles)
   if (purposes.has('sct') && value.style !== 'ct') throw new AgentConfigError('purpose sct needs style ct')
   if (purposes.has('set') && value.style !== 'rekor-v1') throw new AgentConfigError('purpose set needs style rekor-v1')
-  // Clients take P-256 alone for logs, and RFC 6962 signatures name SHA-256.
-  if (value.curve !== 'P-256' && !purposes.has('certificate') && !purposes.has('caCertificate')) {
-    throw new AgentConfigError(`curve ${value.curve} is for certificate authorities only`)
+  for (const purpose of purposes) {
+    if (KINDS_OF[purpose].includes(kind)) continue
+    throw new AgentConfigError(`purpose ${purpose} takes no key of kind ${kind}, only ${KINDS_OF[purpose].join(', ')}`)
   }
   const days = value.tufMaxValidityDays ?? {}
   return {
@@ -223,12 +272,12 @@ function keyConfig(
     uri: parseKeyUri(value.uri),
     token: value.token,
     spkiDer,
-    curve: value.curve,
+    kind,
     purposes,
     origin: value.origin,
     style: value.style,
     issuer: value.issuerCertificate === undefined ? undefined : issuerOf(at(value.issuerCertificate), spkiDer),
-    ctSpkiDer: value.ctKey === undefined ? undefined : ecSpki(whole.keys[value.ctKey]?.spki ?? value.ctKey, 'P-256'),
+    ctSpkiDer: value.ctKey === undefined ? undefined : publicKey(whole.keys[value.ctKey]?.spki ?? value.ctKey, 'P-256').spkiDer,
     maxValiditySeconds: value.maxValiditySeconds,
     certificatesPerMinute: value.certificatesPerMinute,
     maxEntryAgeSeconds: value.maxEntryAgeSeconds,
@@ -268,11 +317,56 @@ function issuerOf(path: string, spkiDer: Uint8Array): CertificateIssuer {
   return issuer
 }
 
-function ecSpki(base64: string, curve: Curve): Uint8Array {
-  const key = parseSpki(Uint8Array.from(Buffer.from(base64, 'base64')))
-  if (key.kind !== 'ecdsa' || key.curve !== curve)
-    throw new AgentConfigError(`public key is not an ECDSA key on ${curve}`)
-  return key.spkiDer
+function publicKey(base64: string, wanted: KeyKind | undefined): { spkiDer: Uint8Array; kind: KeyKind } {
+  const spkiDer = Uint8Array.from(Buffer.from(base64, 'base64'))
+  const kind = kindOfSpki(spkiDer)
+  if (wanted !== undefined && kind !== wanted) throw new AgentConfigError(`public key is ${kind}, not ${wanted}`)
+  return { spkiDer, kind }
+}
+
+/** Throws `AgentConfigError` for a key that the role does not have and for accounts that are not on this machine. */
+function roleSocketsOf(
+  sockets: z.infer<typeof schema>['sockets']['roles'],
+  keys: ReadonlyMap<string, KeyConfig>,
+  at: (relative: string) => string,
+): RoleSocket[] {
+  return ROLES.flatMap((role) => {
+    const socket = sockets[role]
+    if (socket === undefined) return []
+    for (const key of socket.keys ?? []) {
+      if (!PURPOSES_OF_ROLE[role].some((purpose) => keys.get(key)?.purposes.has(purpose) === true)) {
+        throw new AgentConfigError(`sockets.roles.${role}: there is no key ${key} of this role`)
+      }
+    }
+    return [
+      {
+        role,
+        path: socketPath(at(socket.path)),
+        gid: socket.group === undefined ? undefined : accountNumber('/etc/group', socket.group),
+        uids: socket.users?.map((user) => accountNumber('/etc/passwd', user)),
+        keys: socket.keys,
+      },
+    ]
+  })
+}
+
+/** The number of an account, which is the third field of its line in both files. */
+function accountNumber(file: '/etc/group' | '/etc/passwd', account: string | number): number {
+  if (typeof account === 'number') return account
+  for (const line of readText(file).split('\n')) {
+    const [found, , number] = line.split(':')
+    if (found === account && number !== undefined && /^\d{1,10}$/.test(number)) return Number(number)
+  }
+  throw new AgentConfigError(`${file} has no ${account}; accounts of other sources are told by number`)
+}
+
+/** `credential:NAME` as systemd gives it to the process (LoadCredential), or undefined for a path. */
+function credentialPath(pinFile: string): string | undefined {
+  const found = /^credential:([A-Za-z0-9._-]+)$/.exec(pinFile)?.[1]
+  if (found === undefined) return undefined
+  const folder = process.env['CREDENTIALS_DIRECTORY']
+  if (folder === undefined) throw new AgentConfigError(`${pinFile}: systemd gave this process no credentials`)
+  return resolve(folder, found)
 }
 
 /** sun_path holds 108 bytes with its NUL; a longer path would be cut by some and refused by others. */

@@ -8,24 +8,32 @@
  *
  * With `--inherited` it serves the stream on descriptor 3 (and the admin channel on 4) and ends when that closes.
  */
-import { chmodSync, lstatSync, rmSync } from 'node:fs'
+import { chmodSync, chownSync, lstatSync, rmSync } from 'node:fs'
 import { createServer, Socket, type Server } from 'node:net'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { Administrator } from './administrator.ts'
 import { AgentConfigError, loadAgentConfig, type AgentConfig } from './agent-config.ts'
 import { AgentStateError, openAgentState, type AgentState } from './agent-state.ts'
-import { serveChannel, type Handler } from './channel.ts'
+import { LoadBound, serveChannel, type Handler, type Load } from './channel.ts'
 import { agentLog as log } from './log-line.ts'
 import { HsmModule } from './module.ts'
-import { peerCheck, type PeerCheck } from './peers.ts'
+import { peerCheck, type AllowedPeers, type PeerCheck } from './peers.ts'
 import { ADMIN_METHODS, SIGNING_METHODS } from './protocol.ts'
 import { Fields, refuse } from './purposes/purpose.ts'
+import { RoleScope, type Role } from './roles.ts'
 import { SigningDesk } from './signing-desk.ts'
-import type { Purpose } from './signing.ts'
+import type { AgentStatus, Purpose } from './signing.ts'
+import type { WireValue } from './wire.ts'
 
 /** A predecessor whose parent was killed notices within milliseconds; a rival stays. */
 const WAIT_FOR_STATE_MS = 5000
+
+/** Requests that wait are a few KiB each: this much is a flood of large ones, and every socket has its own bound. */
+const MAX_BYTES_UNDER_WAY = 32 * 1024 * 1024
+
+/** A service opens one connection; each may hold one unfinished frame of a MiB. */
+const MAX_CONNECTIONS = 32
 
 const SIGNING_CHANNEL = 3
 const ADMIN_CHANNEL = 4
@@ -74,6 +82,18 @@ class Agent {
     }
   }
 
+  /** The signing methods as far as this role has them, with `named` keys or all of the role's. */
+  roleHandler(role: Role, named: readonly string[] | undefined): Handler {
+    const scope = new RoleScope(role, named, () => this.#desk.keys)
+    const handle = this.handler('signing')
+    return async (method, argument, deadlineAtMs) => {
+      scope.check(method, argument)
+      const answer = await handle(method, argument, deadlineAtMs)
+      if (method !== 'status') return answer
+      return scope.narrow(answer as unknown as AgentStatus) as unknown as WireValue // as the administrator made it
+    }
+  }
+
   /** How long the module has been silent on a pool thread, for the watchdog. */
   oldestCallMs(): number {
     return this.#module.oldestCallMs()
@@ -109,36 +129,63 @@ function serveInherited(agent: Agent, config: AgentConfig, admin: boolean, serve
   // The whole process group gets these; the server finishes what it accepted, and needs its agent for that.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
   const stream = new Socket({ fd: SIGNING_CHANNEL })
-  serveChannel(stream, agent.handler('signing'), log)
+  serveChannel(stream, agent.handler('signing'), new LoadBound(loadOf(config)), log)
   stream.once('close', () => void stop(agent, servers))
   if (!admin) return
   if (!config.adminWhenSpawned)
     throw new AgentConfigError('adminWhenSpawned is not set, and the admin channel is asked for')
-  serveChannel(new Socket({ fd: ADMIN_CHANNEL }), agent.handler('admin'), log)
+  serveChannel(new Socket({ fd: ADMIN_CHANNEL }), agent.handler('admin'), new LoadBound(loadOf(config)), log)
+}
+
+/** What may be under way on one socket; signing has a bound over all of them in the desk. */
+function loadOf({ inFlight }: AgentConfig): Load {
+  return { requests: inFlight, bytes: MAX_BYTES_UNDER_WAY }
+}
+
+/** A socket with who may connect to it and what it answers. */
+interface Listening {
+  readonly path: string
+  readonly allowed: AllowedPeers
+  readonly handler: Handler
 }
 
 async function listen(agent: Agent, config: AgentConfig): Promise<Server[]> {
-  const servers: Server[] = []
-  const ownOnly = await peerCheck([], log)
+  const sockets: Listening[] = []
   if (config.signingSocket !== undefined) {
-    const check = config.allowedUids.length > 0 ? await peerCheck(config.allowedUids, log) : ownOnly
-    // With other users named, the kernel's word for the peer decides, and the file's mode cannot.
-    const mode = config.allowedUids.length > 0 ? 0o666 : 0o600
-    servers.push(await listenAt(config.signingSocket, mode, check, agent.handler('signing')))
+    const allowed = config.allowedUids.length > 0 ? { uids: config.allowedUids } : {}
+    sockets.push({ path: config.signingSocket, allowed, handler: agent.handler('signing') })
+  }
+  for (const { role, path, gid, uids, keys } of config.roleSockets) {
+    sockets.push({ path, allowed: { gid, uids }, handler: agent.roleHandler(role, keys) })
   }
   if (config.adminSocket !== undefined) {
-    servers.push(await listenAt(config.adminSocket, 0o600, ownOnly, agent.handler('admin')))
+    sockets.push({ path: config.adminSocket, allowed: {}, handler: agent.handler('admin') })
+  }
+  const servers: Server[] = []
+  // Before the first socket, and without any: it also keeps our memory from being read.
+  await peerCheck({}, log)
+  for (const socket of sockets) {
+    servers.push(await listenAt(socket, await peerCheck(socket.allowed, log), loadOf(config)))
   }
   return servers
 }
 
-async function listenAt(path: string, mode: number, admits: PeerCheck, handler: Handler): Promise<Server> {
+/** A group's members may connect; with users named the kernel's word decides, and the file's mode cannot. */
+function modeOf({ gid, uids }: AllowedPeers): number {
+  if (gid !== undefined) return 0o660
+  return uids === undefined ? 0o600 : 0o666
+}
+
+async function listenAt({ path, allowed, handler }: Listening, admits: PeerCheck, most: Load): Promise<Server> {
   // The state's lock is ours, so a socket that is still there was left by a predecessor.
   if (isSocket(path)) rmSync(path)
+  const whole = new LoadBound(most)
+  const half = { requests: Math.ceil(most.requests / 2), bytes: Math.ceil(most.bytes / 2) }
   const server = createServer((socket) => {
-    if (admits(socket)) serveChannel(socket, handler, log)
+    if (admits(socket)) serveChannel(socket, handler, new LoadBound(half, whole), log)
     else socket.destroy()
   })
+  server.maxConnections = MAX_CONNECTIONS
   const previous = process.umask(0o177)
   try {
     await new Promise<void>((resolve, reject) => {
@@ -148,7 +195,8 @@ async function listenAt(path: string, mode: number, admits: PeerCheck, handler: 
   } finally {
     process.umask(previous)
   }
-  chmodSync(path, mode)
+  if (allowed.gid !== undefined) chownSync(path, process.getuid?.() ?? -1, allowed.gid)
+  chmodSync(path, modeOf(allowed))
   log.info('listening', { socket: path })
   return server
 }

@@ -1,34 +1,51 @@
 /** Who may speak with the agent through a unix socket: decided by the kernel's word for the peer, not by file modes alone. */
 import type { Socket } from 'node:net'
+import type { PeerCredentials } from '#native'
 import type { AgentLog } from './log-line.ts'
-
-type PeerCredentials = (fd: number) => { readonly uid: number; readonly pid: number }
 
 export type PeerCheck = (socket: Socket) => boolean
 
+/** Peers beside our own user. */
+export interface AllowedPeers {
+  /** If told, the peer must be in it, by its primary or a supplementary group. */
+  readonly gid?: number | undefined
+  /** If told, the peer must be one of them; with `gid`, both must hold. */
+  readonly uids?: readonly number[] | undefined
+}
+
+/** True if these credentials are among `allowed`, or are our own user's. */
+export function isAllowed(peer: Omit<PeerCredentials, 'pid'>, allowed: AllowedPeers, ownUid: number): boolean {
+  if (peer.uid === ownUid) return true
+  const { gid, uids } = allowed
+  if (gid === undefined && uids === undefined) return false
+  if (gid !== undefined && peer.gid !== gid && !peer.groups.includes(gid)) return false
+  return uids === undefined || uids.includes(peer.uid)
+}
+
 /**
- * A check that admits these users. Without the addon only our own user can be admitted, by the socket's mode alone;
- * with other users configured that is not enough, and the agent does not start.
+ * A check that admits these peers. Without the addon only our own user can be admitted, by the socket's mode alone; with
+ * others configured that is not enough, and the agent does not start.
  */
-export async function peerCheck(uids: readonly number[], log: AgentLog): Promise<PeerCheck> {
-  const own = process.getuid?.() ?? -1
-  const allowed = new Set([own, ...uids])
+export async function peerCheck(allowed: AllowedPeers, log: AgentLog): Promise<PeerCheck> {
   const peerCredentials = await loadPeerCredentials(log)
   if (peerCredentials === undefined) {
-    if (allowed.size > 1) throw new Error('allowedUids needs the addon; build it with scripts/native')
+    if (allowed.gid !== undefined || allowed.uids !== undefined) {
+      throw new Error('sockets for other users need the addon; build it with scripts/native')
+    }
     return () => true
   }
+  const own = process.getuid?.() ?? -1
   return (socket) => {
     const fd = descriptorOf(socket)
     if (fd === undefined) return false
-    const { uid, pid } = peerCredentials(fd)
-    if (allowed.has(uid)) return true
-    log.warn('connection of another user refused', { uid, pid })
+    const peer = peerCredentials(fd)
+    if (isAllowed(peer, allowed, own)) return true
+    log.warn('connection of another user refused', { uid: peer.uid, gid: peer.gid, pid: peer.pid })
     return false
   }
 }
 
-async function loadPeerCredentials(log: AgentLog): Promise<PeerCredentials | undefined> {
+async function loadPeerCredentials(log: AgentLog): Promise<((fd: number) => PeerCredentials) | undefined> {
   try {
     const { peerCredentials, setNotDumpable } = await import('#native')
     setNotDumpable()

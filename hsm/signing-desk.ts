@@ -78,6 +78,11 @@ export class SigningDesk {
     this.#keys = options.keys
   }
 
+  /** Those configured just now. */
+  get keys(): ReadonlyMap<string, KeyConfig> {
+    return this.#keys
+  }
+
   configure(keys: ReadonlyMap<string, KeyConfig>): void {
     this.#keys = keys
     this.#keyIds.clear()

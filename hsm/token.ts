@@ -1,5 +1,6 @@
 /** One token of the module: found by its URI, logged in to once, with a pool of sessions that each do one thing at a time. */
 import { readFileSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
 import type { KeyConfig, TokenConfig } from './agent-config.ts'
 import type { AgentState } from './agent-state.ts'
 import type { AgentLog } from './log-line.ts'
@@ -250,7 +251,9 @@ function readFacts(module: Cryptoki, slot: Handle): TokenFacts {
 /** The PIN as its file has it, without a final newline; a file that others can read is refused. */
 export function readPin(path: string): string {
   const { mode, uid } = stat(path)
-  if ((mode & 0o077) !== 0) {
+  // systemd gives its credentials by an ACL, whose mask shows as the group's right to read.
+  const barred = dirname(path) === process.env['CREDENTIALS_DIRECTORY'] ? 0o037 : 0o077
+  if ((mode & barred) !== 0) {
     throw new HsmError('unavailable', 'pin_file_mode', `PIN file ${path} may be read by others; chmod 600`)
   }
   if (uid !== process.getuid?.() && uid !== 0) {

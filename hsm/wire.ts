@@ -52,21 +52,38 @@ export function decodeFrame(content: Uint8Array): WireValue {
 
 /** Cuts a byte stream into the contents of frames. */
 export class FrameSplitter {
-  #pending: Buffer = Buffer.alloc(0)
+  /** Joined once a frame is whole: a peer that sends byte by byte must not have us copy a megabyte for each. */
+  #pending: Buffer[] = []
+  #pendingBytes = 0
+  /** What `#pending` needs to hold before there is something to read in it. */
+  #wantedBytes = 4
+
+  /** True if a frame has begun and not ended. */
+  get inFrame(): boolean {
+    return this.#pendingBytes > 0
+  }
 
   /** Whole frames that this chunk completes; throws `WireError` for one that is too long, before it is collected. */
   push(chunk: Uint8Array): Uint8Array[] {
     const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length)
-    let rest = this.#pending.length === 0 ? bytes : Buffer.concat([this.#pending, bytes])
     const frames: Uint8Array[] = []
+    this.#pending.push(bytes)
+    this.#pendingBytes += bytes.length
+    if (this.#pendingBytes < this.#wantedBytes) return frames
+    let rest = this.#pending.length === 1 ? bytes : Buffer.concat(this.#pending)
+    this.#wantedBytes = 4
     while (rest.length >= 4) {
       const length = rest.readUInt32BE(0)
       if (length > MAX_FRAME_BYTES) throw new WireError(`frame of ${length} bytes is too long`)
-      if (rest.length < 4 + length) break
+      if (rest.length < 4 + length) {
+        this.#wantedBytes = 4 + length
+        break
+      }
       frames.push(rest.subarray(4, 4 + length))
       rest = rest.subarray(4 + length)
     }
-    this.#pending = rest
+    this.#pending = rest.length === 0 ? [] : [rest]
+    this.#pendingBytes = rest.length
     return frames
   }
 }

@@ -89,6 +89,16 @@ const schema = z.strictObject({
     .union([
       z.strictObject({ spawn: path.describe('agent configuration; crash isolation only, development') }),
       z.strictObject({ socket: path.describe('signing socket of an agent that runs on its own, under another user') }),
+      z.strictObject({
+        sockets: z
+          .strictObject({
+            ca: path.optional(),
+            log: path.optional(),
+            timestamp: path.optional(),
+            trust: path.optional(),
+          })
+          .describe('sockets of the roles of such an agent; those of the services that run here'),
+      }),
     ])
     .describe('where the HSM agent is'),
   admin: z.strictObject({ socket: path.describe('unix socket, mode 0600, for `chancery status` and the like') }),
@@ -209,6 +219,18 @@ function* crossFaults(config: Config): Generator<string> {
     const { ctLog } = config.ca
     if (!config.logs.some((log) => log.name === ctLog && log.kind === 'ct'))
       yield `ca.ctLog: there is no CT log named ${ctLog} in logs`
+  }
+  if ('sockets' in config.agent) {
+    const { sockets } = config.agent
+    for (const [role, section, present] of [
+      ['ca', 'ca', config.ca !== undefined],
+      ['log', 'logs', config.logs.length > 0],
+      ['timestamp', 'timestamp', config.timestamp !== undefined],
+      ['trust', 'trustRoot', config.trustRoot !== undefined],
+    ] as const) {
+      if (present && sockets[role] === undefined) yield `agent.sockets.${role}: needed, since ${section} runs here`
+      if (!present && sockets[role] !== undefined) yield `agent.sockets.${role}: nothing here uses it (no ${section})`
+    }
   }
   if (config.profile === 'development' && config.softwareTokenAccepted !== undefined)
     yield 'softwareTokenAccepted: only production knows it'

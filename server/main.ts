@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path'
 import type { Logger } from 'pino'
 import { Alarms } from '#alarms'
 import { type Authority, caSection, createAuthority } from '#ca'
-import { connectAgent, type SigningAgent, spawnAgent } from '#hsm'
+import { connectAgent, connectRoleAgents, type SigningAgent, spawnAgent } from '#hsm'
 import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
 import { type IssuerPolicy, parseFulcioConfig } from '#policy'
 import { createTimestampAuthority, type TimestampAuthority, timestampSection } from '#timestamp'
@@ -150,10 +150,25 @@ async function openParts(
   }
 }
 
+/**
+ * How long a service waits for one answer of the agent. An HSM's short absence is sat out in it; beyond that a refusal
+ * that says when to come again must arrive before clients give up, of which sigstore-js does after five seconds.
+ */
+const AGENT_DEADLINE_MS = 3_000
+
 async function openAgent(loaded: LoadedConfig, logger: Logger): Promise<SigningAgent> {
   const { agent } = loaded.config
-  if ('socket' in agent) return await connectAgent({ socketPath: loaded.resolve(agent.socket) })
-  return (await spawnAgent({ configPath: loaded.resolve(agent.spawn), logger })).agent
+  const deadlineMs = AGENT_DEADLINE_MS
+  if ('socket' in agent) return await connectAgent({ socketPath: loaded.resolve(agent.socket) }, { deadlineMs })
+  if ('sockets' in agent) {
+    const at = (path: string | undefined) => (path === undefined ? undefined : loaded.resolve(path))
+    const { ca, log, timestamp, trust } = agent.sockets
+    return await connectRoleAgents(
+      { ca: at(ca), log: at(log), timestamp: at(timestamp), trust: at(trust) },
+      { deadlineMs },
+    )
+  }
+  return (await spawnAgent({ configPath: loaded.resolve(agent.spawn), logger, deadlineMs })).agent
 }
 
 interface LogSurroundings {

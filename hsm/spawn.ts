@@ -26,6 +26,9 @@ export interface SpawnedAgent {
   close(): Promise<void>
 }
 
+/** A slow machine loads Node and the module in seconds, and a predecessor's lock is waited for. */
+const START_WITHIN_MS = 15_000
+
 const RESTART_FIRST_MS = 20
 const RESTART_LAST_MS = 5000
 /** One that ran this long was well; its end is not one more of a row of failures. */
@@ -47,8 +50,9 @@ export async function spawnAgent(options: SpawnOptions): Promise<SpawnedAgent> {
   const agent = clientOver(supervisor.source('signing'), options, close)
   const admin = options.admin === true ? clientOver(supervisor.source('admin'), options, close) : undefined
   supervisor.start()
+  const patient = clientOver(supervisor.source('signing'), { deadlineMs: START_WITHIN_MS }, close)
   try {
-    await agent.status()
+    await patient.status()
   } catch (error) {
     await close()
     throw supervisor.lastWords() ?? error

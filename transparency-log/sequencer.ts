@@ -37,7 +37,7 @@ export interface LogLimits {
   readonly poolSize?: number
   /** Entries of one commit and seal. Default 256: larger batches gain nothing and make the first caller wait. */
   readonly batchSize?: number
-  /** How long `add` waits for its seal before it rejects `unavailable`. Default 10 s, within every client's patience but sigstore-js's. */
+  /** How long `add` waits for its seal before it rejects `unavailable`. Default 3 s: sigstore-js gives up after five. */
   readonly addDeadlineMs?: number
   /** Entry signatures in flight at the agent at once. Default 32, so that other keys' requests find room in its queue. */
   readonly signConcurrency?: number
@@ -71,7 +71,8 @@ interface PlacedEntry {
 }
 
 const RETRY_FIRST_MS = 50
-const RETRY_MOST_MS = 5_000
+/** Short beside what callers wait: a log must not be the last to notice that the HSM is back. */
+const RETRY_MOST_MS = 1_000
 /** Delivered marks are collected this long, so that they share a transaction. */
 const MARK_DELAY_MS = 250
 /** RFC 6962 and the search tables set no bound; this one keeps an entry's row narrow. */
@@ -106,7 +107,7 @@ export class Sequencer {
   constructor(options: SequencerOptions) {
     this.#options = options
     this.#store = options.store
-    this.#pool = new Pool(options.limits.poolSize ?? 2048, options.limits.addDeadlineMs ?? 10_000)
+    this.#pool = new Pool(options.limits.poolSize ?? 2048, options.limits.addDeadlineMs ?? 3_000)
     this.view = new SealedLog(options.store, this.#tree)
     const { refreshMs = 0 } = options.limits
     if (refreshMs > 0) this.#refreshTimer = setInterval(() => this.#wake(), refreshMs).unref()

@@ -10,13 +10,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { parse, parseDocument } from 'yaml'
+import { parseDocument } from 'yaml'
 import { FAULT_POINTS } from '#transparency-log'
 import { succeeded } from '../e2e/run.ts'
 import { initialise, projectFolder, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { joined, type Ledger, readLedger } from './ledger.ts'
 import { type Ended, type RunningLoad, startLoad } from './load.ts'
 import type { Outcome, Use } from './loader.ts'
+import { pinnedLogs } from './pinned-logs.ts'
 import { requestOf } from './requests.ts'
 import { checkWholeLogs, type Found, type Logs, v1Entry, v2Entry } from './whole-log-check.ts'
 
@@ -43,7 +44,7 @@ const seen: string[] = []
 beforeAll(async () => {
   await initialise(dataDir)
   stack = await serve(dataDir)
-  logs = readLogs()
+  logs = pinnedLogs(dataDir, stack.endpoints)
 })
 
 afterAll(async () => {
@@ -330,23 +331,5 @@ function moveDatabase(log: string, { from, to, away = false }: { from: string; t
   for (const name of readdirSync(from).filter((file) => file.startsWith(`${log}.db`))) {
     cpSync(join(from, name), join(to, name))
     if (away) rmSync(join(from, name))
-  }
-}
-
-/** What a client pins: addresses, origins and the public keys, here from the agent's configuration. */
-function readLogs(): Logs {
-  const { keys } = parse(readFileSync(join(dataDir, 'agent', 'online.yaml'), 'utf8')) as {
-    keys: Record<'ct' | 'rekor-v1' | 'rekor-v2', { spki: string; origin: string }>
-  }
-  const key = (name: keyof typeof keys) => ({
-    spkiDer: Buffer.from(keys[name].spki, 'base64'),
-    origin: keys[name].origin,
-  })
-  return {
-    rekorV1: stack.endpoints.rekorV1,
-    rekorV2: stack.endpoints.rekorV2,
-    ct: stack.endpoints.ct,
-    treeId: keys['rekor-v1'].origin.split(' - ')[1] ?? '',
-    keys: { v1: key('rekor-v1'), v2: key('rekor-v2'), ct: key('ct') },
   }
 }

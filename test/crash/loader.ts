@@ -33,6 +33,8 @@ export interface Load {
   readonly lanes: Readonly<Partial<Record<Use, number>>>
   /** Sends a request that was answered by 503, or not at all, again until it is taken, as a patient client does. */
   readonly patient?: boolean
+  /** How long a connection rests after a request that was taken; not at all unless told. */
+  readonly paceMs?: number
 }
 
 /** One line of a lane's file. */
@@ -133,6 +135,7 @@ async function runLane(load: Load, use: Use, lane: number): Promise<void> {
       if (outcome.status === 0) return
       // As a client would after 503: not at once.
       if (outcome.status === 503 || use === 'watch') await delay(PAUSE_MS)
+      else if (load.paceMs !== undefined) await delay(load.paceMs)
     }
   } finally {
     agent.destroy()

@@ -36,6 +36,11 @@ CREATE TABLE account (
   digest BLOB NOT NULL, hash BLOB NOT NULL
 ) STRICT;
 `,
+  `
+CREATE TABLE raised_cap (
+  key TEXT PRIMARY KEY, per_minute INTEGER NOT NULL, until_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+`,
 ]
 
 const SCHEMA_VERSION = MIGRATIONS.length
@@ -89,6 +94,7 @@ export class AgentState {
   readonly #clocks = new Map<string, number>()
   readonly #tuf = new Map<string, { version: number; digest: Uint8Array }>()
   readonly #quotas = new Map<string, { minute: number; used: number }>()
+  readonly #raisedCaps = new Map<string, { readonly perMinute: number; readonly untilMs: number }>()
   readonly #authorities = new Map<string, PinnedAuthority>()
   readonly #counters = new Map<string, number>()
   #lastSequence = 0
@@ -174,6 +180,16 @@ export class AgentState {
     this.#statements.quota.run(name, minute, used + 1)
     this.#quotas.set(name, { minute, used: used + 1 })
     return true
+  }
+
+  /** The cap that an operator raised last, whether it still holds or not (`raise-cap.ts`). */
+  raisedCap(key: string): { readonly perMinute: number; readonly untilMs: number } | undefined {
+    return this.#raisedCaps.get(key)
+  }
+
+  setRaisedCap(key: string, cap: { readonly perMinute: number; readonly untilMs: number }): void {
+    this.#statements.raisedCap.run(key, cap.perMinute, cap.untilMs)
+    this.#raisedCaps.set(key, cap)
   }
 
   authority(keyId: Uint8Array): PinnedAuthority | undefined {
@@ -269,6 +285,12 @@ export class AgentState {
       all<{ name: string; minute: number; used: number }>('SELECT * FROM quota').map((row) => [row.name, row]),
     )
     refill(
+      this.#raisedCaps,
+      all<{ key: string; perMinute: number; untilMs: number }>(
+        'SELECT key, per_minute perMinute, until_ms untilMs FROM raised_cap',
+      ).map(({ key, ...cap }) => [key, cap]),
+    )
+    refill(
       this.#authorities,
       all<{ key_id: Uint8Array; subject: Uint8Array; ski: Uint8Array }>('SELECT * FROM authority').map((row) => [
         hex(row.key_id),
@@ -344,6 +366,7 @@ interface Statements {
   readonly clock: Database.Statement
   readonly tuf: Database.Statement
   readonly quota: Database.Statement
+  readonly raisedCap: Database.Statement
   readonly authority: Database.Statement
   readonly counter: Database.Statement
   readonly account: Database.Statement
@@ -358,6 +381,7 @@ function prepare(db: Database.Database): Statements {
     clock: db.prepare('INSERT OR REPLACE INTO clock VALUES (?, ?)'),
     tuf: db.prepare('INSERT OR REPLACE INTO tuf VALUES (?, ?, ?)'),
     quota: db.prepare('INSERT OR REPLACE INTO quota VALUES (?, ?, ?)'),
+    raisedCap: db.prepare('INSERT OR REPLACE INTO raised_cap VALUES (?, ?, ?)'),
     authority: db.prepare('INSERT OR REPLACE INTO authority VALUES (?, ?, ?)'),
     counter: db.prepare('INSERT OR REPLACE INTO counter VALUES (?, ?)'),
     account: db.prepare('INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?)'),

@@ -16,7 +16,7 @@ export const SIGNING_METHODS = [
 ] as const
 
 /** Methods of the admin channel alone; each is one of `AdminAgent`. */
-export const ADMIN_METHODS = ['caCertificate', 'generateKey', 'destroyKey', 'unlatch', 'reload'] as const
+export const ADMIN_METHODS = ['caCertificate', 'generateKey', 'destroyKey', 'unlatch', 'raiseCap', 'reload'] as const
 
 export type Method = (typeof SIGNING_METHODS)[number] | (typeof ADMIN_METHODS)[number]
 

@@ -106,7 +106,8 @@ function descriptorOf(socket: Socket): number {
 /** The kernel sorts the groups; Node adds the effective one. */
 function sameSet(groups: readonly number[], own: readonly number[]): boolean {
   const primary = process.getgid?.() ?? -1
-  return new Set([...groups, primary]).symmetricDifference(new Set([...own, primary])).size === 0
+  const sorted = (numbers: readonly number[]) => [...new Set([...numbers, primary])].toSorted((a, b) => a - b).join()
+  return sorted(groups) === sorted(own)
 }
 
 describe('peerCredentials', () => {

@@ -49,9 +49,9 @@ export function statusScreen(status: Status): string {
     )
   }
   lines.push('', 'KEY            CURVE  USES        PURPOSES')
-  for (const { name, curve, uses, purposes, latched } of status.agent.keys) {
+  for (const { name, kind, uses, purposes, latched } of status.agent.keys) {
     lines.push(
-      `${name.padEnd(14)} ${curve}  ${String(uses).padEnd(11)} ${purposes.join(' ')}${latched === '' ? '' : `  LATCHED: ${latched}`}`,
+      `${name.padEnd(14)} ${kind}  ${String(uses).padEnd(11)} ${purposes.join(' ')}${latched === '' ? '' : `  LATCHED: ${latched}`}`,
     )
   }
   lines.push('', 'TOKEN          MODEL             LOGGED IN')

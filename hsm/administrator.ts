@@ -4,12 +4,14 @@
  */
 import { loadAgentConfig, AgentConfigError, type AgentConfig } from './agent-config.ts'
 import type { AgentState } from './agent-state.ts'
+import { isKeyKind } from './key-kinds.ts'
 import { agentLog as log } from './log-line.ts'
 import type { HsmModule } from './module.ts'
 import { type Fields, refuse } from './purposes/purpose.ts'
 import { guardedHead } from './purposes/tree-head.ts'
+import { capOf, raiseCap } from './raise-cap.ts'
 import type { SigningDesk } from './signing-desk.ts'
-import type { AgentStatus, Curve } from './signing.ts'
+import type { AgentStatus } from './signing.ts'
 import type { WireValue } from './wire.ts'
 
 /** What the administrator works on; the process owns it all. */
@@ -49,6 +51,8 @@ export class Administrator {
         return this.#generateKey(request)
       case 'destroyKey':
         return this.#destroyKey(request)
+      case 'raiseCap':
+        return this.#raiseCap(request)
       case 'unlatch':
         return await this.#unlatch(request)
       default:
@@ -59,7 +63,7 @@ export class Administrator {
   #describe(request: Fields): WireValue {
     const { key, keyId } = this.#desk.context(request.text('name'))
     request.end()
-    return { name: key.name, curve: key.curve, spkiDer: key.spkiDer, keyId, purposes: [...key.purposes] }
+    return { name: key.name, kind: key.kind, spkiDer: key.spkiDer, keyId, purposes: [...key.purposes] }
   }
 
   async #status(): Promise<WireValue> {
@@ -71,12 +75,13 @@ export class Administrator {
       ready: fault === undefined,
       reason: fault?.message ?? '',
       tokens: this.#module.tokens().map((token) => token.status()),
-      keys: [...this.#config.keys.values()].map(({ name, curve, purposes }) => ({
+      keys: [...this.#config.keys.values()].map(({ name, kind, purposes }) => ({
         name,
-        curve,
+        kind,
         purposes: [...purposes],
         uses: this.#state.uses(name),
         latched: latchOf(`key:${name}`) || (this.#module.keyFault(name)?.message ?? ''),
+        ...this.#capOf(name),
       })),
       guards: this.#state.guards().map(({ origin, size, rootHash }) => ({
         origin,
@@ -91,13 +96,13 @@ export class Administrator {
   #generateKey(request: Fields): WireValue {
     const token = request.text('token')
     const label = request.text('label')
-    const curve = request.text('curve')
+    const kind = request.text('kind')
     request.end()
     if (!/^[a-zA-Z0-9_-]{1,63}$/.test(label)) refuse('bad_label', 'label is not 1 to 63 of a-z A-Z 0-9 _ -')
-    if (curve !== 'P-256' && curve !== 'P-384') refuse('bad_curve', `curve ${JSON.stringify(curve)} is not offered`)
-    const key = this.#module.generateKey({ token, label, curve: curve satisfies Curve })
+    if (!isKeyKind(kind)) refuse('bad_kind', `keys of kind ${JSON.stringify(kind)} are not made here`)
+    const key = this.#module.generateKey({ token, label, kind })
     this.#account(`token:${token}`, 'generateKey', key.spkiDer)
-    log.info('key generated', { token, label, curve, id: key.idHex, unproven: key.unproven })
+    log.info('key generated', { token, label, kind, id: key.idHex, unproven: key.unproven })
     return { ...key }
   }
 
@@ -111,6 +116,18 @@ export class Administrator {
     this.#module.destroyKey(token, id)
     log.warn('key destroyed', { token, id: idHex })
     return null
+  }
+
+  #capOf(name: string): Partial<Pick<AgentStatus['keys'][number], 'cap'>> {
+    const key = this.#config.keys.get(name)
+    return key?.purposes.has('certificate') === true ? { cap: capOf(key, this.#state, Date.now()) } : {}
+  }
+
+  #raiseCap(request: Fields): WireValue {
+    const { key } = this.#desk.context(request.text('key'))
+    const cap = raiseCap(request, key, this.#state, Date.now())
+    log.warn('cap raised', { key: key.name, ...cap })
+    return { ...cap }
   }
 
   async #unlatch(request: Fields): Promise<WireValue> {

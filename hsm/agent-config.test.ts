@@ -10,7 +10,7 @@ function spki(namedCurve: 'P-256' | 'P-384' = 'P-256'): string {
 
 const tokens = { online: { uri: 'pkcs11:token=online', pinFile: 'pin' } }
 const base = { state: 'state', modulePath: '/m.so', tokens }
-const key = { uri: 'pkcs11:id=%01', token: 'online', spki: spki(), curve: 'P-256', purposes: ['timestamp'] }
+const key = { uri: 'pkcs11:id=%01', token: 'online', spki: spki(), kind: 'P-256', purposes: ['timestamp'] }
 const log = { ...key, purposes: ['treeHead'], origin: 'log.example', style: 'tlog' }
 
 const parse = (document: object) => parseAgentConfig(stringify(document), '/etc/chancery')
@@ -42,7 +42,11 @@ describe("the agent's configuration", () => {
     ['a key on no token', { ...base, keys: { k: { ...key, token: 'other' } } }, /not configured/],
     ['a key without id', { ...base, keys: { k: { ...key, uri: 'pkcs11:object=a' } } }, /no id/],
     ['a key of another curve', { ...base, keys: { k: { ...key, spki: spki('P-384') } } }, /P-256/],
-    ['a log on P-384', { ...base, keys: { k: { ...log, spki: spki('P-384'), curve: 'P-384' } } }, /authorities only/],
+    [
+      'a log on P-384',
+      { ...base, keys: { k: { ...log, spki: spki('P-384'), kind: 'P-384' } } },
+      /takes no key of kind P-384, only P-256/,
+    ],
     ['a log without origin', { ...base, keys: { k: { ...log, origin: undefined } } }, /needs origin/],
     ['an origin that could begin JSON', { ...base, keys: { k: { ...log, origin: '{"_type"' } } }, /origin/],
     ['an origin of two lines', { ...base, keys: { k: { ...log, origin: 'a\nb' } } }, /origin/],

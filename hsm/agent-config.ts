@@ -259,6 +259,7 @@ function keyConfig(
   needs('certificate', 'ctKey', value.ctKey)
   needs('treeHead', 'origin', value.origin)
   needs('treeHead', 'style', value.style)
+  needs('witnessHead', 'origin', value.origin)
   needs('tuf', 'tufRoles', value.tufRoles)
   if (purposes.has('sct') && value.style !== 'ct') throw new AgentConfigError('purpose sct needs style ct')
   if (purposes.has('set') && value.style !== 'rekor-v1') throw new AgentConfigError('purpose set needs style rekor-v1')
@@ -277,7 +278,8 @@ function keyConfig(
     origin: value.origin,
     style: value.style,
     issuer: value.issuerCertificate === undefined ? undefined : issuerOf(at(value.issuerCertificate), spkiDer),
-    ctSpkiDer: value.ctKey === undefined ? undefined : publicKey(whole.keys[value.ctKey]?.spki ?? value.ctKey, 'P-256').spkiDer,
+    ctSpkiDer:
+      value.ctKey === undefined ? undefined : publicKey(whole.keys[value.ctKey]?.spki ?? value.ctKey, 'P-256').spkiDer,
     maxValiditySeconds: value.maxValiditySeconds,
     certificatesPerMinute: value.certificatesPerMinute,
     maxEntryAgeSeconds: value.maxEntryAgeSeconds,
@@ -300,7 +302,8 @@ function checkKeysTogether(keys: ReadonlyMap<string, KeyConfig>): void {
     const twin = bySpki.get(spki)
     if (twin !== undefined) throw new AgentConfigError(`keys ${twin} and ${key.name} are the same key`)
     bySpki.set(spki, key.name)
-    if (key.origin === undefined) continue
+    // The second line of a checkpoint is checked by the guard of the first, and has its origin.
+    if (key.origin === undefined || key.purposes.has('witnessHead')) continue
     const rival = byOrigin.get(key.origin)
     if (rival !== undefined) throw new AgentConfigError(`keys ${rival} and ${key.name} have the same origin`)
     byOrigin.set(key.origin, key.name)

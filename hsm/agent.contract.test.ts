@@ -43,9 +43,9 @@ afterAll(async () => {
 })
 
 async function holds(key: string, message: Uint8Array, signature: Uint8Array): Promise<boolean> {
-  const { spkiDer, curve } = await agent.key(key)
+  const { spkiDer, kind } = await agent.key(key)
   const publicKey = createPublicKey({ key: Buffer.from(spkiDer), format: 'der', type: 'spki' })
-  return verify(curve === 'P-384' ? 'sha384' : 'sha256', message, publicKey, signature)
+  return verify(kind === 'P-384' ? 'sha384' : 'sha256', message, publicKey, signature)
 }
 
 /** `code reason` of a refusal. */
@@ -203,7 +203,7 @@ describe("every purpose refuses every other purpose's bytes", () => {
     expect(await refusal(signing.caCertificate({ key: 'root-ca', tbsDer: parseTbsOf(installation.rootDer) }))).toBe(
       'refused unknown_method',
     )
-    expect(await refusal(signing.generateKey({ token: 'online', label: 'x', curve: 'P-256' }))).toBe(
+    expect(await refusal(signing.generateKey({ token: 'online', label: 'x', kind: 'P-256' }))).toBe(
       'refused unknown_method',
     )
     expect(await refusal(signing.unlatch({ latch: 'token:online' }))).toBe('refused unknown_method')
@@ -339,7 +339,7 @@ describe('tuf', () => {
 
 describe('administration', () => {
   test('refuses a label that is taken and the key of the configuration', async () => {
-    expect(await refusal(agent.generateKey({ token: 'online', label: 'ct', curve: 'P-256' }))).toBe(
+    expect(await refusal(agent.generateKey({ token: 'online', label: 'ct', kind: 'P-256' }))).toBe(
       'refused label_exists',
     )
     const { idHex } = installation.keys['ct'] ?? { idHex: '' }
@@ -347,7 +347,7 @@ describe('administration', () => {
   })
 
   test('makes a key and destroys it', async () => {
-    const made = await agent.generateKey({ token: 'online', label: 'passing', curve: 'P-256' })
+    const made = await agent.generateKey({ token: 'online', label: 'passing', kind: 'P-256' })
     expect(made.unproven).toEqual([])
     expect(made.idHex).toMatch(/^[0-9a-f]{32}$/)
     await agent.destroyKey({ token: 'online', idHex: made.idHex })

@@ -20,7 +20,6 @@ interface Claim {
  */
 const CLAIMS: Readonly<Record<Purpose, Claim>> = {
   treeHead: { rank: 0, leavesFree: 0, share: 1 },
-  witnessHead: { rank: 0, leavesFree: 0, share: 1 },
   certificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
   caCertificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
   sct: { rank: 2, leavesFree: 1 / 8, share: 1 },

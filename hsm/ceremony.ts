@@ -10,10 +10,15 @@ import { Crypto as NodeCrypto } from '@peculiar/webcrypto'
 import * as x509 from '@peculiar/x509'
 import { ecdsaDerToP1363 } from '#x509'
 import type { AdminAgent } from './administration.ts'
-import { HsmError, type Curve } from './signing.ts'
+import { KIND_RULES } from './key-kinds.ts'
+import { HsmError, type KeyKind } from './signing.ts'
 
-const HASHES: Readonly<Record<Curve, 'SHA-256' | 'SHA-384'>> = { 'P-256': 'SHA-256', 'P-384': 'SHA-384' }
-const SIGNATURE_BYTES: Readonly<Record<Curve, number>> = { 'P-256': 64, 'P-384': 96 }
+/** What WebCrypto calls a key of a kind. @peculiar/x509 takes SHA-256 for every curve unless the key says otherwise. */
+export type SigningAlgorithm = {
+  readonly name: 'ECDSA' | 'RSASSA-PKCS1-v1_5'
+  readonly namedCurve?: 'P-256' | 'P-384'
+  readonly hash: { readonly name: 'SHA-256' | 'SHA-384' }
+}
 
 const DAY_MS = 24 * 60 * 60 * 1000
 const YEAR_MS = 365.25 * DAY_MS
@@ -25,14 +30,15 @@ const NOT_BEFORE_MARGIN_MS = 60_000
 export class HsmPrivateKey {
   readonly type = 'private'
   readonly extractable = false
-  readonly algorithm: { readonly name: 'ECDSA'; readonly namedCurve: Curve; readonly hash: { readonly name: string } }
+  readonly algorithm: SigningAlgorithm
   readonly usages = ['sign'] as const
   /** The key's name in the agent's configuration. */
   readonly keyName: string
-  constructor(keyName: string, curve: Curve) {
+  readonly kind: KeyKind
+  constructor(keyName: string, kind: KeyKind) {
     this.keyName = keyName
-    // @peculiar/x509 takes SHA-256 for every curve unless the key says otherwise.
-    this.algorithm = { name: 'ECDSA', namedCurve: curve, hash: { name: HASHES[curve] } }
+    this.kind = kind
+    this.algorithm = algorithmOf(kind)
   }
 }
 
@@ -52,28 +58,30 @@ export class CeremonyCrypto extends NodeCrypto {
   }
 }
 
-/** `subtle.sign` as @peculiar/x509 calls it: r‖s over a TBSCertificate. */
+/** `subtle.sign` as @peculiar/x509 calls it: r‖s or PKCS#1 v1.5 over a TBSCertificate. */
 function signer(agent: Pick<AdminAgent, 'caCertificate'>): webcrypto.SubtleCrypto['sign'] {
   return async (algorithm, key, data) => {
     if (!((key as unknown) instanceof HsmPrivateKey)) {
       throw new HsmError('refused', 'software_key', 'a ceremony signs with keys of the HSM alone')
     }
     const hsmKey = key as unknown as HsmPrivateKey // just checked
-    const { namedCurve } = hsmKey.algorithm
+    const { kind } = hsmKey
     const asked = hashName(algorithm)
-    if (asked !== HASHES[namedCurve]) {
-      throw new HsmError('refused', 'wrong_hash', `hash ${asked} does not fit the curve ${namedCurve}`)
+    if (asked !== undefined && asked !== hsmKey.algorithm.hash.name) {
+      throw new HsmError('refused', 'wrong_hash', `hash ${asked} does not fit a key of kind ${kind}`)
     }
     const tbsDer = ArrayBuffer.isView(data)
       ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
       : new Uint8Array(data)
-    const signatureDer = await agent.caCertificate({ key: hsmKey.keyName, tbsDer })
-    return Uint8Array.from(ecdsaDerToP1363(signatureDer, SIGNATURE_BYTES[namedCurve] / 2)).buffer
+    const signature = await agent.caCertificate({ key: hsmKey.keyName, tbsDer })
+    if (hsmKey.algorithm.name !== 'ECDSA') return Uint8Array.from(signature).buffer
+    return Uint8Array.from(ecdsaDerToP1363(signature, KIND_RULES[kind].signatureBytes / 2)).buffer
   }
 }
 
-function hashName(algorithm: webcrypto.AlgorithmIdentifier | webcrypto.EcdsaParams): string {
-  if (typeof algorithm === 'string' || !('hash' in algorithm)) return 'none'
+/** The hash that the caller names. */
+function hashName(algorithm: webcrypto.AlgorithmIdentifier | webcrypto.EcdsaParams): string | undefined {
+  if (typeof algorithm === 'string' || !('hash' in algorithm)) return undefined
   return typeof algorithm.hash === 'string' ? algorithm.hash : algorithm.hash.name
 }
 
@@ -86,7 +94,7 @@ export interface AuthorityName {
 /** A key that gets a certificate; on whichever token. */
 export interface SubjectKey {
   readonly spkiDer: Uint8Array
-  readonly curve: Curve
+  readonly kind: KeyKind
 }
 
 export interface RootRequest {
@@ -112,7 +120,7 @@ export async function issueRootCertificate(request: RootRequest): Promise<Uint8A
   const crypto = new CeremonyCrypto(agent)
   const description = await agent.key(key)
   const publicKey = await importPublicKey(crypto, description)
-  const signingKey = new HsmPrivateKey(key, description.curve)
+  const signingKey = new HsmPrivateKey(key, description.kind)
   const certificate = await x509.X509CertificateGenerator.createSelfSigned(
     {
       serialNumber: serialNumber(),
@@ -154,7 +162,7 @@ async function issue(request: IssuedRequest, profile: readonly x509.Extension[])
   const description = await agent.key(key)
   const issuer = new x509.X509Certificate(Uint8Array.from(issuerDer))
   const publicKey = await importPublicKey(crypto, subject)
-  const signingKey = new HsmPrivateKey(key, description.curve)
+  const signingKey = new HsmPrivateKey(key, description.kind)
   const certificate = await x509.X509CertificateGenerator.create(
     {
       serialNumber: serialNumber(),
@@ -175,9 +183,16 @@ async function issue(request: IssuedRequest, profile: readonly x509.Extension[])
   return new Uint8Array(certificate.rawData)
 }
 
-async function importPublicKey(crypto: CeremonyCrypto, { spkiDer, curve }: SubjectKey): Promise<webcrypto.CryptoKey> {
-  const algorithm = { name: 'ECDSA', namedCurve: curve }
-  return await crypto.subtle.importKey('spki', Uint8Array.from(spkiDer), algorithm, true, ['verify'])
+async function importPublicKey(crypto: CeremonyCrypto, { spkiDer, kind }: SubjectKey): Promise<webcrypto.CryptoKey> {
+  return await crypto.subtle.importKey('spki', Uint8Array.from(spkiDer), algorithmOf(kind), true, ['verify'])
+}
+
+/** Throws `refused` for Ed25519: sigstore-python refuses it in a certificate chain. */
+function algorithmOf(kind: KeyKind): SigningAlgorithm {
+  if (kind === 'ed25519') throw new HsmError('refused', 'bad_kind', 'authorities have ECDSA or RSA keys')
+  if (kind === 'P-256') return { name: 'ECDSA', namedCurve: kind, hash: { name: 'SHA-256' } }
+  if (kind === 'P-384') return { name: 'ECDSA', namedCurve: kind, hash: { name: 'SHA-384' } }
+  return { name: 'RSASSA-PKCS1-v1_5', hash: { name: 'SHA-256' } }
 }
 
 function nameOf({ organization, commonName }: AuthorityName): x509.Name {

@@ -6,9 +6,9 @@ import { readAnswer, requestValue, type AgentAnswer, type Method } from './proto
 import {
   HsmError,
   type AgentStatus,
-  type Curve,
   type GuardedHead,
   type KeyDescription,
+  type KeyKind,
   type SignedTreeHead,
   type SigningAgent,
 } from './signing.ts'
@@ -210,7 +210,7 @@ class AgentClient implements AdminAgent {
     return (await this.#call('status', {})) as unknown as AgentStatus
   }
 
-  async generateKey(request: { token: string; label: string; curve: Curve }): Promise<GeneratedKey> {
+  async generateKey(request: { token: string; label: string; kind: KeyKind }): Promise<GeneratedKey> {
     return (await this.#call('generateKey', { ...request })) as unknown as GeneratedKey
   }
 
@@ -220,6 +220,10 @@ class AgentClient implements AdminAgent {
 
   async unlatch(request: { latch: string }): Promise<void> {
     await this.#call('unlatch', { ...request })
+  }
+
+  async raiseCap(request: Parameters<AdminAgent['raiseCap']>[0]): ReturnType<AdminAgent['raiseCap']> {
+    return (await this.#call('raiseCap', { ...request })) as unknown as Awaited<ReturnType<AdminAgent['raiseCap']>>
   }
 
   async reload(): Promise<void> {

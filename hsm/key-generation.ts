@@ -1,11 +1,10 @@
 /** Making and destroying key pairs, with a template that leaves signing as the only use and is read back afterwards. */
 import { randomBytes } from 'node:crypto'
-import { bitString, objectIdentifier, sequence } from '#x509'
+import { bitString, CURVE_BYTES, integer, objectIdentifier, OID, parsePkcs1PublicKey, sequence } from '#x509'
+import { KIND_RULES, kindOfSpki } from './key-kinds.ts'
 import {
   calling,
   CKA,
-  CKK,
-  CKM,
   CKO,
   findObjects,
   isLost,
@@ -15,23 +14,21 @@ import {
   type Cryptoki,
   type Handle,
 } from './pkcs11.ts'
-import { HsmError, type Curve } from './signing.ts'
-
-const CURVES: Readonly<Record<Curve, { oid: string; pointBytes: number }>> = {
-  'P-256': { oid: '1.2.840.10045.3.1.7', pointBytes: 65 },
-  'P-384': { oid: '1.3.132.0.34', pointBytes: 97 },
-}
+import { HsmError, type KeyKind } from './signing.ts'
 
 /** Never used again for another key: in NSS a second key of the same id replaces the first. */
 const ID_BYTES = 16
 
 /** Attributes that some tokens refuse to be given; dropped one after the other, then looked at. */
-const OPTIONAL: readonly { readonly name: string; readonly attribute: Attribute }[] = [
+const optionalFor = (kind: KeyKind): readonly { readonly name: string; readonly attribute: Attribute }[] => [
   { name: 'DERIVE', attribute: { type: CKA.DERIVE, value: false } },
   { name: 'SIGN_RECOVER', attribute: { type: CKA.SIGN_RECOVER, value: false } },
   { name: 'UNWRAP', attribute: { type: CKA.UNWRAP, value: false } },
   { name: 'DECRYPT', attribute: { type: CKA.DECRYPT, value: false } },
-  { name: 'ALLOWED_MECHANISMS', attribute: { type: CKA.ALLOWED_MECHANISMS, value: ulong(CKM.ECDSA) } },
+  {
+    name: 'ALLOWED_MECHANISMS',
+    attribute: { type: CKA.ALLOWED_MECHANISMS, value: ulong(KIND_RULES[kind].signing.mechanism) },
+  },
 ]
 
 /** What a private key must be; a key that is not is destroyed at once. */
@@ -52,15 +49,17 @@ export interface FreshKey {
 }
 
 /** Generates a pair in a read-write session. Throws `refused` if the label is taken or the key is not what it must be. */
-export function generateKeyPair(module: Cryptoki, session: Handle, label: string, curve: Curve): FreshKey {
+export function generateKeyPair(module: Cryptoki, session: Handle, label: string, kind: KeyKind): FreshKey {
   if (findObjects(module, session, [{ type: CKA.LABEL, value: label }], 1).length > 0) {
     throw new HsmError('refused', 'label_exists', `token already has an object with the label ${label}`)
   }
   const id = randomBytes(ID_BYTES)
-  const { publicKey, privateKey } = generate(module, session, id, label, curve)
+  const { publicKey, privateKey } = generate(module, session, id, label, kind)
   try {
-    const unproven = readBack(module, session, privateKey)
-    return { id, spkiDer: readSpki(module, session, publicKey, curve), handle: privateKey, unproven }
+    const unproven = readBack(module, session, privateKey, kind)
+    const spkiDer = readSpki(module, session, publicKey, kind)
+    if (kindOfSpki(spkiDer) !== kind) throw new HsmError('refused', 'wrong_kind', `token did not make a key of ${kind}`)
+    return { id, spkiDer, handle: privateKey, unproven }
   } catch (error) {
     for (const half of [privateKey, publicKey]) calling('C_DestroyObject', () => module.C_DestroyObject(session, half))
     throw error
@@ -75,7 +74,7 @@ export function destroyKeyPair(module: Cryptoki, session: Handle, id: Uint8Array
 }
 
 /** The public key object with this id as SPKI; undefined if the token keeps none; throws `refused` for several. */
-export function findSpki(module: Cryptoki, session: Handle, id: Uint8Array, curve: Curve): Uint8Array | undefined {
+export function findSpki(module: Cryptoki, session: Handle, id: Uint8Array, kind: KeyKind): Uint8Array | undefined {
   const template = [
     { type: CKA.CLASS, value: CKO.PUBLIC_KEY },
     { type: CKA.ID, value: Buffer.from(id) },
@@ -83,7 +82,7 @@ export function findSpki(module: Cryptoki, session: Handle, id: Uint8Array, curv
   const [found, second] = findObjects(module, session, template, 2)
   if (second !== undefined)
     throw new HsmError('refused', 'key_not_unique', 'token has several public keys with this id')
-  return found === undefined ? undefined : readSpki(module, session, found, curve)
+  return found === undefined ? undefined : readSpki(module, session, found, kind)
 }
 
 function generate(
@@ -91,20 +90,21 @@ function generate(
   session: Handle,
   id: Buffer,
   label: string,
-  curve: Curve,
+  kind: KeyKind,
 ): { publicKey: Handle; privateKey: Handle } {
+  const { keyType, generation, parameters } = KIND_RULES[kind]
+  const optional = optionalFor(kind)
   const publicTemplate: Attribute[] = [
     { type: CKA.CLASS, value: CKO.PUBLIC_KEY },
-    { type: CKA.KEY_TYPE, value: CKK.EC },
+    { type: CKA.KEY_TYPE, value: keyType },
     { type: CKA.TOKEN, value: true },
     { type: CKA.VERIFY, value: true },
-    { type: CKA.EC_PARAMS, value: Buffer.from(objectIdentifier(CURVES[curve].oid)) },
     { type: CKA.ID, value: id },
     { type: CKA.LABEL, value: label },
   ]
   const privateTemplate: Attribute[] = [
     { type: CKA.CLASS, value: CKO.PRIVATE_KEY },
-    { type: CKA.KEY_TYPE, value: CKK.EC },
+    { type: CKA.KEY_TYPE, value: keyType },
     { type: CKA.TOKEN, value: true },
     { type: CKA.PRIVATE, value: true },
     { type: CKA.SENSITIVE, value: true },
@@ -113,34 +113,36 @@ function generate(
     { type: CKA.ID, value: id },
     { type: CKA.LABEL, value: label },
   ]
-  for (let kept = OPTIONAL.length; ; kept--) {
-    const template = [...privateTemplate, ...OPTIONAL.slice(0, kept).map(({ attribute }) => attribute)]
-    try {
-      const pair = calling('C_GenerateKeyPair', () =>
-        module.C_GenerateKeyPair(
-          session,
-          { mechanism: CKM.EC_KEY_PAIR_GEN, parameter: Buffer.alloc(0) },
-          publicTemplate,
-          template,
-        ),
-      )
-      return { publicKey: Buffer.from(pair.publicKey), privateKey: Buffer.from(pair.privateKey) }
-    } catch (error) {
-      // A token that is lost or full refuses the shorter template too; the last error is then the one to tell.
-      if (kept === 0 || isLost(error)) throw error
+  let refusal: unknown
+  for (const named of parameters) {
+    for (let kept = optional.length; kept >= 0; kept--) {
+      const template = [...privateTemplate, ...optional.slice(0, kept).map(({ attribute }) => attribute)]
+      try {
+        const pair = calling('C_GenerateKeyPair', () =>
+          module.C_GenerateKeyPair(session, generation, [...publicTemplate, ...named], template),
+        )
+        return { publicKey: Buffer.from(pair.publicKey), privateKey: Buffer.from(pair.privateKey) }
+      } catch (error) {
+        if (isLost(error)) throw error
+        refusal = error
+      }
     }
   }
+  // A token that is full refuses the shortest template too; the last error is then the one to tell.
+  throw refusal
 }
 
 /** Throws `refused` for a hard violation; returns what the token does not tell or does otherwise among the optional ones. */
-function readBack(module: Cryptoki, session: Handle, key: Handle): string[] {
+function readBack(module: Cryptoki, session: Handle, key: Handle, kind: KeyKind): string[] {
   for (const { name, type, value } of HARD) {
     const [octet] = readAttribute(module, session, key, type)
     if ((octet === 1) !== value) {
       throw new HsmError('refused', 'attribute_violated', `token made a key with ${name} = ${String(octet)}; destroyed`)
     }
   }
-  return OPTIONAL.filter(({ attribute }) => !holds(module, session, key, attribute)).map(({ name }) => name)
+  return optionalFor(kind)
+    .filter(({ attribute }) => !holds(module, session, key, attribute))
+    .map(({ name }) => name)
 }
 
 function holds(module: Cryptoki, session: Handle, key: Handle, { type, value }: Attribute): boolean {
@@ -154,20 +156,28 @@ function holds(module: Cryptoki, session: Handle, key: Handle, { type, value }: 
   }
 }
 
-function readSpki(module: Cryptoki, session: Handle, publicKey: Handle, curve: Curve): Uint8Array {
-  const { oid, pointBytes } = CURVES[curve]
-  const point = unwrapPoint(readAttribute(module, session, publicKey, CKA.EC_POINT), pointBytes)
-  return sequence(sequence(objectIdentifier('1.2.840.10045.2.1'), objectIdentifier(oid)), bitString(point))
+function readSpki(module: Cryptoki, session: Handle, publicKey: Handle, kind: KeyKind): Uint8Array {
+  const read = (type: number) => readAttribute(module, session, publicKey, type)
+  if (kind === 'ed25519') {
+    return sequence(sequence(objectIdentifier(OID.ed25519)), bitString(unwrapPoint(read(CKA.EC_POINT), 32)))
+  }
+  if (kind === 'P-256' || kind === 'P-384') {
+    const point = unwrapPoint(read(CKA.EC_POINT), 1 + 2 * CURVE_BYTES[kind])
+    if (point[0] !== 0x04) throw new HsmError('refused', 'bad_point', 'public key on the token is not uncompressed')
+    return sequence(sequence(objectIdentifier('1.2.840.10045.2.1'), read(CKA.EC_PARAMS)), bitString(point))
+  }
+  return parsePkcs1PublicKey(sequence(integer(read(CKA.MODULUS)), integer(read(CKA.PUBLIC_EXPONENT)))).spkiDer
 }
 
-/** PKCS#11 2.40 wraps the point in an OCTET STRING, 3.1 has it raw, some write a BIT STRING: told apart by length. */
+/**
+ * PKCS#11 2.40 wraps the point in an OCTET STRING, 3.1 has it raw, some write a BIT STRING: told apart by length, since
+ * a raw point of Ed25519 may begin with the very octets of a wrapping.
+ */
 function unwrapPoint(value: Uint8Array, pointBytes: number): Uint8Array {
   const start = value.length - pointBytes
-  const point = value.subarray(start)
   const wrapped = start === 0 || (start === 2 && value[0] === 0x04) || (start === 3 && value[0] === 0x03)
-  if (!wrapped || point[0] !== 0x04)
-    throw new HsmError('refused', 'bad_point', 'public key on the token is not on the curve')
-  return point
+  if (!wrapped) throw new HsmError('refused', 'bad_point', 'public key on the token is not a point of its curve')
+  return value.subarray(start)
 }
 
 /** One CK_ULONG as the module has it in memory: 8 bytes, little-endian on every machine that this runs on. */

@@ -2,37 +2,18 @@
  * The PKCS#11 module with its tokens and the configured keys: connects, signs, verifies what it signed, and finds its way
  * back after a loss. The only file that loads the module; only the agent process imports it.
  */
-import { createHash, createPublicKey, hash, randomBytes, verify, type KeyObject } from 'node:crypto'
-import { promisify } from 'node:util'
+import { createHash, createPublicKey, randomBytes, type KeyObject } from 'node:crypto'
 import pkcs11js from 'pkcs11js'
-import { ecdsaP1363ToDer } from '#x509'
 import type { AgentConfig, KeyConfig } from './agent-config.ts'
 import type { GeneratedKey } from './administration.ts'
 import type { AgentState } from './agent-state.ts'
 import { destroyKeyPair, findSpki, generateKeyPair } from './key-generation.ts'
+import { KIND_RULES, releasedSignature, signatureHolds, signatureHoldsLater, tokenInput } from './key-kinds.ts'
 import type { AgentLog } from './log-line.ts'
-import {
-  calling,
-  callingAsync,
-  CKF,
-  CKM,
-  isAlreadyInitialized,
-  isLost,
-  type Cryptoki,
-  type Handle,
-  type Mechanism,
-} from './pkcs11.ts'
+import { calling, callingAsync, CKF, isAlreadyInitialized, isLost, type Cryptoki, type Handle } from './pkcs11.ts'
 import { formatKeyUri } from './pkcs11-uri.ts'
-import { HsmError, type Curve, type Purpose } from './signing.ts'
+import { HsmError, type KeyKind, type Purpose } from './signing.ts'
 import { Token } from './token.ts'
-
-const CURVES: Readonly<Record<Curve, { hash: 'sha256' | 'sha384'; signatureBytes: number }>> = {
-  'P-256': { hash: 'sha256', signatureBytes: 64 },
-  'P-384': { hash: 'sha384', signatureBytes: 96 },
-}
-
-/** Hashed here, since not every module has CKM_ECDSA_SHA256; then the digest's length is ours to keep. */
-const ECDSA: Mechanism = { mechanism: CKM.ECDSA }
 
 /** One loss may follow another while a token comes back; a request that saw four is answered `unavailable`. */
 const MAX_ATTEMPTS = 4
@@ -61,16 +42,6 @@ const SELF_TESTS = 3
 /** After a first round that was slow and might be a cold start's: a second one, unless the HSM is far slower than that. */
 const SELF_TESTS_WARM = 12
 const COLD_BELOW_MS = 10 * SYNCHRONOUS_BELOW_MS
-
-const verifyOffLoop = promisify(
-  (
-    algorithm: string,
-    message: Uint8Array,
-    key: KeyObject,
-    signature: Uint8Array,
-    done: (error: Error | null, valid: boolean) => void,
-  ) => verify(algorithm, message, key, signature, done),
-)
 
 interface SigningKey {
   readonly config: KeyConfig
@@ -200,15 +171,15 @@ export class HsmModule {
     }
   }
 
-  generateKey(request: { token: string; label: string; curve: Curve }): GeneratedKey {
+  generateKey(request: { token: string; label: string; kind: KeyKind }): GeneratedKey {
     const token = this.#connectedToken(request.token)
     return token.withReadWriteSession((session) => {
-      const fresh = generateKeyPair(this.#module, session, request.label, request.curve)
+      const fresh = generateKeyPair(this.#module, session, request.label, request.kind)
       const tokenLabel = token.status().label
       return {
         idHex: Buffer.from(fresh.id).toString('hex'),
         spkiDer: fresh.spkiDer,
-        curve: request.curve,
+        kind: request.kind,
         token: request.token,
         uri: formatKeyUri({ token: tokenLabel, id: fresh.id, object: request.label }),
         unproven: fresh.unproven,
@@ -268,31 +239,33 @@ export class HsmModule {
   }
 
   #signSync(key: SigningKey, handle: Handle, session: Handle, message: Uint8Array): Uint8Array {
-    const { hash: algorithm, signatureBytes } = CURVES[key.config.curve]
-    const digest = hash(algorithm, message, 'buffer')
-    calling('C_SignInit', () => this.#module.C_SignInit(session, ECDSA, handle))
-    const raw = calling('C_Sign', () => this.#module.C_Sign(session, digest, Buffer.alloc(signatureBytes)))
-    const signature = signatureOf(raw, signatureBytes)
-    this.#check(verify(algorithm, message, key.verifier, signature), key)
+    const { kind } = key.config
+    const { signing, signatureBytes } = KIND_RULES[kind]
+    const input = tokenInput(kind, message)
+    calling('C_SignInit', () => this.#module.C_SignInit(session, signing, handle))
+    const raw = calling('C_Sign', () => this.#module.C_Sign(session, input, Buffer.alloc(signatureBytes)))
+    const signature = releasedSignature(kind, raw)
+    this.#check(signatureHolds(kind, message, key.verifier, signature), key)
     return signature
   }
 
   async #signAsync(key: SigningKey, handle: Handle, session: Handle, message: Uint8Array): Promise<Uint8Array> {
-    const { hash: algorithm, signatureBytes } = CURVES[key.config.curve]
+    const { kind } = key.config
+    const { signing, signatureBytes } = KIND_RULES[kind]
     // The pool thread reads and writes these without holding them: they live in this frame until it is done.
-    const digest = hash(algorithm, message, 'buffer')
+    const input = tokenInput(kind, message)
     const output = Buffer.alloc(signatureBytes)
     const call = { startedMs: performance.now() }
     this.#calls.add(call)
     try {
-      calling('C_SignInit', () => this.#module.C_SignInit(session, ECDSA, handle))
-      const raw = await callingAsync('C_Sign', () => this.#module.C_SignAsync(session, digest, output))
-      const signature = signatureOf(raw, signatureBytes)
-      this.#check(await verifyOffLoop(algorithm, message, key.verifier, signature), key)
+      calling('C_SignInit', () => this.#module.C_SignInit(session, signing, handle))
+      const raw = await callingAsync('C_Sign', () => this.#module.C_SignAsync(session, input, output))
+      const signature = releasedSignature(kind, raw)
+      this.#check(await signatureHoldsLater(kind, message, key.verifier, signature), key)
       return signature
     } finally {
       this.#calls.delete(call)
-      void [digest, output]
+      void [input, output]
     }
   }
 
@@ -375,7 +348,7 @@ export class HsmModule {
   /** The key must be the one that was pinned when it was made, not another one that took its id. */
   #comparePin(key: SigningKey, session: Handle): void {
     const { config } = key
-    const found = findSpki(this.#module, session, config.uri.id, config.curve)
+    const found = findSpki(this.#module, session, config.uri.id, config.kind)
     if (found === undefined || Buffer.from(found).equals(config.spkiDer)) return
     throw new HsmError('unavailable', 'wrong_public_key', `key ${config.name} on the token is not the configured one`)
   }
@@ -432,14 +405,6 @@ function initialize(module: Cryptoki): void {
   } catch (error) {
     if (!isAlreadyInitialized(error)) throw error
   }
-}
-
-/** r‖s, copied out of the module's buffer, as DER. */
-function signatureOf(raw: Uint8Array, signatureBytes: number): Uint8Array {
-  if (raw.length !== signatureBytes) {
-    throw new HsmError('unavailable', 'bad_signature_length', `the HSM gave a signature of ${raw.length} bytes`)
-  }
-  return ecdsaP1363ToDer(Uint8Array.from(raw))
 }
 
 function unavailable(error: unknown): HsmError {

@@ -2,13 +2,13 @@
  * What the socket of each role offers. A service's process gets the socket of its own role alone, so whoever takes it
  * over cannot speak for the others (docs/security.md, "What each captured process can and cannot sign").
  */
-import { HsmError, type AgentStatus, type Purpose } from './signing.ts'
+import { HsmError, type AgentStatus, type KeyPurpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
 
 export type Role = 'ca' | 'log' | 'timestamp' | 'trust'
 
 /** No role signs CA certificates or administers: that is the admin socket's. */
-export const PURPOSES_OF_ROLE: Readonly<Record<Role, readonly Purpose[]>> = {
+export const PURPOSES_OF_ROLE: Readonly<Record<Role, readonly KeyPurpose[]>> = {
   ca: ['certificate'],
   log: ['treeHead', 'witnessHead', 'sct', 'set'],
   timestamp: ['timestamp'],
@@ -20,7 +20,7 @@ export const ROLES = Object.keys(PURPOSES_OF_ROLE) as readonly Role[] // the key
 /** What a check needs of a configured key. */
 interface RoleKey {
   readonly name: string
-  readonly purposes: ReadonlySet<Purpose>
+  readonly purposes: ReadonlySet<KeyPurpose>
   readonly origin: string | undefined
 }
 

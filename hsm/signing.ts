@@ -1,7 +1,8 @@
 /**
  * What services may ask of the HSM agent: one method per purpose, whose argument is data. There is no way to have
  * chosen bytes signed; the agent parses and checks each request before it signs (docs/security.md, "What each key can
- * do"). Signatures are ASN.1 DER ECDSA over the hash that fits the key's curve (P-256: SHA-256, P-384: SHA-384).
+ * do"). A signature's form follows from the key's kind: ECDSA in ASN.1 DER over the curve's hash (P-256: SHA-256, P-384:
+ * SHA-384), RSA PKCS#1 v1.5 over SHA-256, Ed25519 of 64 bytes over the message itself.
  */
 
 export type HsmErrorCode =
@@ -32,19 +33,23 @@ export class HsmError extends Error {
   }
 }
 
-export type Curve = 'P-256' | 'P-384'
+/** What a key is; which purpose takes which kind is a table (`key-kinds.ts`, docs/hsm). */
+export type KeyKind = 'P-256' | 'P-384' | 'rsa-2048' | 'rsa-3072' | 'rsa-4096' | 'ed25519'
 
-/** What a key may be used for; the agent's configuration lists them per key. */
+/** What may be asked of a key. */
 export type Purpose = 'certificate' | 'treeHead' | 'sct' | 'set' | 'timestamp' | 'tuf' | 'caCertificate'
+
+/** `witnessHead` is asked for by nobody: such a key gives the second signature line of a checkpoint, with its tree head. */
+export type KeyPurpose = Purpose | 'witnessHead'
 
 export interface KeyDescription {
   readonly name: string
-  readonly curve: Curve
+  readonly kind: KeyKind
   /** SubjectPublicKeyInfo, DER; pinned in the agent's configuration and compared with the token's. */
   readonly spkiDer: Uint8Array
   /** SHA-256 of `spkiDer`, 32 bytes: log id of RFC 6962 and Rekor v1. */
   readonly keyId: Uint8Array
-  readonly purposes: readonly Purpose[]
+  readonly purposes: readonly KeyPurpose[]
 }
 
 export interface CertificateRequest {
@@ -143,10 +148,12 @@ export interface AgentStatus {
   }[]
   readonly keys: readonly {
     readonly name: string
-    readonly curve: Curve
-    readonly purposes: readonly Purpose[]
+    readonly kind: KeyKind
+    readonly purposes: readonly KeyPurpose[]
     /** Signatures released since the key was first used. */
     readonly uses: number
+    /** Certificates a minute at most, for a key that signs them; `untilMs` if an operator raised it. */
+    readonly cap?: { readonly perMinute: number; readonly untilMs?: number }
     readonly latched: string
   }[]
   readonly guards: readonly {

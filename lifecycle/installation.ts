@@ -8,7 +8,7 @@ import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stringify } from 'yaml'
-import { type AdminAgent, type Curve, type GeneratedKey, type Purpose, type SigningAgent, spawnAgent } from '#hsm'
+import { type AdminAgent, type GeneratedKey, type KeyKind, type Purpose, type SigningAgent, spawnAgent } from '#hsm'
 import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
 import { createSoftTokens, type SoftTokens } from '#hsm/softhsm'
 import { initialInventory, initTrustRoot } from '#trust-root'
@@ -27,19 +27,19 @@ export class InstallationError extends Error {
 interface KeyPlan {
   readonly name: string
   readonly token: 'root' | 'online'
-  readonly curve: Curve
+  readonly kind: KeyKind
 }
 
 /** P-256 for every log and the TSA (no client takes all other kinds), P-384 for the root that must last. */
 const keyPlans: readonly KeyPlan[] = [
-  { name: 'root-ca', token: 'root', curve: 'P-384' },
-  { name: 'tuf-root', token: 'root', curve: 'P-256' },
-  { name: 'issuing-ca', token: 'online', curve: 'P-256' },
-  { name: 'ct', token: 'online', curve: 'P-256' },
-  { name: 'rekor-v1', token: 'online', curve: 'P-256' },
-  { name: 'rekor-v2', token: 'online', curve: 'P-256' },
-  { name: 'tsa', token: 'online', curve: 'P-256' },
-  { name: 'tuf-online', token: 'online', curve: 'P-256' },
+  { name: 'root-ca', token: 'root', kind: 'P-384' },
+  { name: 'tuf-root', token: 'root', kind: 'P-256' },
+  { name: 'issuing-ca', token: 'online', kind: 'P-256' },
+  { name: 'ct', token: 'online', kind: 'P-256' },
+  { name: 'rekor-v1', token: 'online', kind: 'P-256' },
+  { name: 'rekor-v2', token: 'online', kind: 'P-256' },
+  { name: 'tsa', token: 'online', kind: 'P-256' },
+  { name: 'tuf-online', token: 'online', kind: 'P-256' },
 ]
 
 const tokenLabels = { root: 'chancery-root', online: 'chancery-online' } as const
@@ -126,8 +126,8 @@ async function generateKeys(dataDir: string, tokens: SoftTokens): Promise<Keys> 
   writeAgentConfig(dataDir, 'ceremony', { ...both, adminWhenSpawned: true })
   const keys = await withAdmin(dataDir, 'ceremony', async (admin) => {
     const made = new Map<string, GeneratedKey>()
-    for (const { name, token, curve } of keyPlans)
-      made.set(name, await admin.generateKey({ token, label: name, curve }))
+    for (const { name, token, kind } of keyPlans)
+      made.set(name, await admin.generateKey({ token, label: name, kind }))
     return made
   })
   // The ceremony's agent opened both tokens; no later one does.
@@ -208,7 +208,7 @@ interface AgentKey {
   readonly uri: string
   readonly token: string
   readonly spki: string
-  readonly curve: Curve
+  readonly kind: KeyKind
   readonly purposes: readonly Purpose[]
   readonly [option: string]: unknown
 }
@@ -259,8 +259,8 @@ function agentKey(
   purposes: readonly Purpose[],
   options: Readonly<Record<string, unknown>> = {},
 ): AgentKey {
-  const { uri, token, spkiDer, curve } = keyOf(keys, name)
-  return { uri, token, spki: Buffer.from(spkiDer).toString('base64'), curve, purposes, ...options }
+  const { uri, token, spkiDer, kind } = keyOf(keys, name)
+  return { uri, token, spki: Buffer.from(spkiDer).toString('base64'), kind, purposes, ...options }
 }
 
 function keyOf(keys: Keys, name: string): GeneratedKey {

@@ -73,7 +73,7 @@ export async function makeSigner(now: Date, changes: LeafChanges = {}): Promise<
     requests,
     key: async (name) => ({
       name,
-      curve,
+      kind: curve,
       spkiDer,
       keyId: Uint8Array.from(createHash('sha256').update(spkiDer).digest()),
       purposes: ['timestamp'],

@@ -81,7 +81,7 @@ export function makeAgentDouble(options: { stateFile?: string; style?: 'note' | 
     moveGuard: setGuard,
     key: async (name) => ({
       name,
-      curve: 'P-256',
+      kind: 'P-256',
       spkiDer,
       keyId: new Uint8Array(hash('sha256', spkiDer, 'buffer')),
       purposes: ['treeHead', 'set', 'sct'],

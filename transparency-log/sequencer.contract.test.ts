@@ -37,14 +37,14 @@ beforeAll(async () => {
   writeFileSync(configPath, JSON.stringify(common))
   const maker = await spawnAgent({ configPath, admin: true })
   if (maker.admin === undefined) throw new Error('no admin channel')
-  const v1 = await maker.admin.generateKey({ token: 'online', label: 'rekor-v1', curve: 'P-256' })
-  const ct = await maker.admin.generateKey({ token: 'online', label: 'ct', curve: 'P-256' })
+  const v1 = await maker.admin.generateKey({ token: 'online', label: 'rekor-v1', kind: 'P-256' })
+  const ct = await maker.admin.generateKey({ token: 'online', label: 'ct', kind: 'P-256' })
   await maker.close()
   const key = (made: typeof v1) => ({
     uri: made.uri,
     token: 'online',
     spki: Buffer.from(made.spkiDer).toString('base64'),
-    curve: 'P-256',
+    kind: 'P-256',
   })
   const keys = {
     'rekor-v1': { ...key(v1), purposes: ['treeHead', 'set'], origin: ORIGIN_V1, style: 'rekor-v1' },

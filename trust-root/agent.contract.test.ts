@@ -32,11 +32,11 @@ async function agentFor(token: string, key: string, roles: readonly TufRole[]): 
   await mkdir(base.state)
   await writeFile(configPath, stringify({ ...base, adminWhenSpawned: true }), { mode: 0o600 })
   const ceremony = await spawnAgent({ configPath, admin: true })
-  const generated = await ceremony.admin?.generateKey({ token, label: key, curve: 'P-256' })
+  const generated = await ceremony.admin?.generateKey({ token, label: key, kind: 'P-256' })
   await ceremony.close()
   if (!generated) throw new Error('no admin channel')
   const spki = Buffer.from(generated.spkiDer).toString('base64')
-  const keys = { [key]: { uri: generated.uri, token, spki, curve: 'P-256', purposes: ['tuf'], tufRoles: roles } }
+  const keys = { [key]: { uri: generated.uri, token, spki, kind: 'P-256', purposes: ['tuf'], tufRoles: roles } }
   await writeFile(configPath, stringify({ ...base, keys }), { mode: 0o600 })
   return configPath
 }

@@ -19,12 +19,14 @@ export const repositoryRules = {
     }
   },
 
-  /** go-tuf aborts a role over one key of another form, python-tuf cannot parse it. */
+  /** go-tuf aborts a role over one key of another form (Ed25519 in PEM too), python-tuf cannot parse it. */
   *'tuf-key'({ publication }) {
     for (const [keyid, key] of Object.entries(publication.root.signed.keys)) {
-      if (key.keytype !== 'ecdsa' || key.scheme !== 'ecdsa-sha2-nistp256')
-        yield `${keyid}: ${key.keytype}/${key.scheme}`
-      if (createPublicKey(key.keyval.public).asymmetricKeyDetails?.namedCurve !== 'prime256v1')
+      const known = ['ecdsa/ecdsa-sha2-nistp256', 'ed25519/ed25519'].includes(`${key.keytype}/${key.scheme}`)
+      if (!known) yield `${keyid}: ${key.keytype}/${key.scheme}`
+      else if (key.keytype === 'ed25519') {
+        if (!/^[0-9a-f]{64}$/.test(key.keyval.public)) yield `${keyid}: Ed25519, and not 32 bytes in hex`
+      } else if (createPublicKey(key.keyval.public).asymmetricKeyDetails?.namedCurve !== 'prime256v1')
         yield `${keyid}: not P-256`
       if (keyIdOf(key) !== keyid) yield `${keyid} is not the id of its key`
     }

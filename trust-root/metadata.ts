@@ -1,15 +1,17 @@
 import { createHash, createPublicKey, verify } from 'node:crypto'
 import { Metadata, MetadataKind } from '@tufjs/models'
 import type { SigningAgent, TufRole } from '#hsm'
-import { encodePem } from '#x509'
+import { encodePem, keyBits } from '#x509'
 import { canonicalJson, type CanonicalValue } from './canonical-json.ts'
 import { TrustRootError } from './errors.ts'
 import { formatTime } from './items.ts'
 
-/** A key as TUF names it: ECDSA P-256 in PEM, the one form that go-tuf, tuf-js and python-tuf all count. */
-export interface TufKey {
-  readonly keytype: 'ecdsa'
-  readonly scheme: 'ecdsa-sha2-nistp256'
+/** A key as TUF names it, in the two forms that go-tuf, tuf-js and python-tuf all count. */
+export type TufKey = (
+  | { readonly keytype: 'ecdsa'; readonly scheme: 'ecdsa-sha2-nistp256' }
+  | { readonly keytype: 'ed25519'; readonly scheme: 'ed25519' }
+) & {
+  /** ECDSA: PEM. Ed25519: 32 bytes, hex; in PEM, go-tuf and tuf-js give up the whole role. */
   readonly keyval: { readonly public: string }
 }
 
@@ -64,20 +66,20 @@ export interface MetadataSigner {
   readonly keyName: string
   readonly keyid: string
   readonly key: TufKey
+  readonly spkiDer: Uint8Array
 }
 
-/** Looks a key up in its agent. Throws `unsigned` unless it is ECDSA P-256, which every TUF client verifies. */
+/** Looks a key up in its agent. Throws `unsigned` unless it is ECDSA P-256 or Ed25519, which every TUF client verifies. */
 export async function metadataSigner(agent: SigningAgent, keyName: string): Promise<MetadataSigner> {
-  const description = await agent.key(keyName)
-  if (description.curve !== 'P-256') {
-    throw new TrustRootError('unsigned', `key ${keyName} is ${description.curve}; TUF keys must be P-256`)
+  const { kind, spkiDer } = await agent.key(keyName)
+  if (kind !== 'P-256' && kind !== 'ed25519') {
+    throw new TrustRootError('unsigned', `key ${keyName} is ${kind}; TUF keys must be P-256 or Ed25519`)
   }
-  const key: TufKey = {
-    keytype: 'ecdsa',
-    scheme: 'ecdsa-sha2-nistp256',
-    keyval: { public: encodePem('PUBLIC KEY', description.spkiDer) },
-  }
-  return { agent, keyName, keyid: keyIdOf(key), key }
+  const key: TufKey =
+    kind === 'P-256'
+      ? { keytype: 'ecdsa', scheme: 'ecdsa-sha2-nistp256', keyval: { public: encodePem('PUBLIC KEY', spkiDer) } }
+      : { keytype: 'ed25519', scheme: 'ed25519', keyval: { public: Buffer.from(keyBits(spkiDer)).toString('hex') } }
+  return { agent, keyName, keyid: keyIdOf(key), key, spkiDer }
 }
 
 /** Hex SHA-256 of the key's canonical form; clients do not check it, but go-tuf makes the same. */
@@ -115,7 +117,8 @@ export async function signMetadata<S extends AnySigned>(
   const signatures: { keyid: string; sig: string }[] = []
   for (const signer of new Map(signers.map((signer) => [signer.keyid, signer])).values()) {
     const signature = await signer.agent.tuf({ key: signer.keyName, role: signed._type, payload })
-    if (!verify('sha256', payload, createPublicKey(signer.key.keyval.public), signature)) {
+    const publicKey = createPublicKey({ key: Buffer.from(signer.spkiDer), format: 'der', type: 'spki' })
+    if (!verify(signer.key.keytype === 'ecdsa' ? 'sha256' : null, payload, publicKey, signature)) {
       throw new TrustRootError('unsigned', `key ${signer.keyName} gave a signature that does not verify`)
     }
     signatures.push({ keyid: signer.keyid, sig: Buffer.from(signature).toString('hex') })

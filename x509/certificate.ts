@@ -29,7 +29,7 @@ import { OID } from './oids.ts'
 import { encodeSctList, type SctEntry } from './sct.ts'
 import type { PublicKey } from './spki.ts'
 
-export type IssuerSignatureAlgorithm = 'ecdsa-sha256' | 'ecdsa-sha384'
+export type IssuerSignatureAlgorithm = 'ecdsa-sha256' | 'ecdsa-sha384' | 'rsa-sha256'
 
 /** A CA certificate with what every certificate under it repeats, encoded once. */
 export interface CertificateIssuer {
@@ -69,11 +69,16 @@ export interface PreparedCertificate {
 const SIGNATURE_ALGORITHM_DER: Readonly<Record<IssuerSignatureAlgorithm, Uint8Array>> = {
   'ecdsa-sha256': sequence(objectIdentifier(OID.ecdsaWithSha256)),
   'ecdsa-sha384': sequence(objectIdentifier(OID.ecdsaWithSha384)),
+  // RFC 4055 §5: the parameters are NULL, and must be there.
+  'rsa-sha256': sequence(objectIdentifier(OID.sha256WithRsaEncryption), nullValue()),
 }
 const SIGNATURE_ALGORITHM_OID: Readonly<Record<IssuerSignatureAlgorithm, string>> = {
   'ecdsa-sha256': OID.ecdsaWithSha256,
   'ecdsa-sha384': OID.ecdsaWithSha384,
+  'rsa-sha256': OID.sha256WithRsaEncryption,
 }
+
+const RSA_BITS: ReadonlySet<number> = new Set([2048, 3072, 4096])
 
 const VERSION_3 = contextConstructed(0, integer(2))
 const EMPTY_NAME = sequence()
@@ -86,13 +91,13 @@ const SCT_LIST_OID = objectIdentifier(OID.sctList)
 const CRITICAL = boolean(true)
 
 /**
- * Reads a CA certificate that issues signing certificates; throws `profile` if it is not one: ECDSA P-256 or P-384,
- * CA, may sign certificates, has a subject key identifier, and no extended key usage that shuts out code signing.
+ * Reads a CA certificate that issues signing certificates; throws `profile` if it is not one: ECDSA P-256 or P-384 or
+ * RSA of 2048, 3072 or 4096 bits, CA, may sign certificates, has a subject key identifier, and no extended key usage that shuts out code signing.
  */
 export function makeIssuer(certificateDer: Uint8Array): CertificateIssuer {
   const certificate = parseCertificate(certificateDer)
   const { publicKey, basicConstraints, keyUsage, extKeyUsage, ski } = certificate
-  if (publicKey.kind !== 'ecdsa' || publicKey.curve === 'P-521') throw profile('issuer key is not ECDSA P-256 or P-384')
+  const signatureAlgorithm = algorithmOf(publicKey)
   if (basicConstraints?.ca !== true) throw profile('issuer is not a CA')
   if (keyUsage?.has('keyCertSign') !== true) throw profile('issuer must not sign certificates by its key usage')
   const mayCodeSign =
@@ -102,10 +107,18 @@ export function makeIssuer(certificateDer: Uint8Array): CertificateIssuer {
   if (ski === undefined || ski.length === 0) throw profile('issuer has no subject key identifier')
   return {
     certificate,
-    signatureAlgorithm: publicKey.curve === 'P-256' ? 'ecdsa-sha256' : 'ecdsa-sha384',
+    signatureAlgorithm,
     keyHash: sha256(publicKey.spkiDer),
     authorityKeyIdentifierDer: extensionDer(OID.authorityKeyIdentifier, false, sequence(contextPrimitive(0, ski))),
   }
+}
+
+/** SHA-256 with RSA of every size, as Fulcio. Not Ed25519: sigstore-python refuses it as an issuer. */
+function algorithmOf(key: PublicKey): IssuerSignatureAlgorithm {
+  if (key.kind === 'ecdsa' && key.curve === 'P-256') return 'ecdsa-sha256'
+  if (key.kind === 'ecdsa' && key.curve === 'P-384') return 'ecdsa-sha384'
+  if (key.kind === 'rsa' && RSA_BITS.has(key.bits)) return 'rsa-sha256'
+  throw profile('issuer key is not ECDSA P-256 or P-384 or RSA of 2048, 3072 or 4096 bits')
 }
 
 /** Builds and lints a signing certificate; throws `profile` if what came out is not what this authority issues. */
@@ -142,7 +155,7 @@ export function prepareCertificate(wanted: CertificateProfile): PreparedCertific
   }
 }
 
-/** Certificate from its TBS and the issuer's signature (ASN.1 DER). The signature is not checked here. */
+/** Certificate from its TBS and the issuer's signature (ECDSA in ASN.1 DER, RSA PKCS#1 v1.5). The signature is not checked here. */
 export function assembleCertificate(
   tbsDer: Uint8Array,
   signatureAlgorithm: IssuerSignatureAlgorithm,

@@ -14,6 +14,8 @@ export const OID = {
   sctList: '1.3.6.1.4.1.11129.2.4.2',
   ecdsaWithSha256: '1.2.840.10045.4.3.2',
   ecdsaWithSha384: '1.2.840.10045.4.3.3',
+  sha256WithRsaEncryption: '1.2.840.113549.1.1.11',
+  ed25519: '1.3.101.112',
   /** The otherName of Fulcio's `username` identities. */
   fulcioUsername: '1.3.6.1.4.1.57264.1.7',
   /** Every Fulcio extension is an arc below this. */

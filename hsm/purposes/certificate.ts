@@ -13,6 +13,8 @@ import {
   withoutExtension,
   type ParsedTbsCertificate,
 } from '#x509'
+import { KIND_RULES } from '../key-kinds.ts'
+import { capOf } from '../raise-cap.ts'
 import { HsmError } from '../signing.ts'
 import { equal, refuse, sha256, type Check, type CheckContext, type Statement } from './purpose.ts'
 
@@ -39,7 +41,8 @@ export const checkCertificate: Check = (request, context) => {
   checkLeafProfile(tbs)
   checkValidity(tbs, context)
   const kind = checkTransparency(tbs, context)
-  if (!context.state.takeQuota(`${context.key.name}/${kind}`, context.key.certificatesPerMinute, context.nowMs)) {
+  const { perMinute } = capOf(context.key, context.state, context.nowMs)
+  if (!context.state.takeQuota(`${context.key.name}/${kind}`, perMinute, context.nowMs)) {
     throw new HsmError('busy', 'rate_capped', `key ${context.key.name} has signed its ${kind}s of this minute`)
   }
   return signatureOver(tbsDer)
@@ -52,7 +55,7 @@ export function signatureOver(message: Uint8Array): Statement {
 
 /** The algorithm inside the TBS must be the one that the key will use. */
 export function checkSignatureAlgorithm(tbs: ParsedTbsCertificate, context: CheckContext): void {
-  const wanted = context.key.curve === 'P-256' ? OID.ecdsaWithSha256 : OID.ecdsaWithSha384
+  const wanted = KIND_RULES[context.key.kind].certificateAlgorithm
   if (tbs.version !== 3) refuse('not_version_3', 'certificate is not version 3')
   if (tbs.signatureAlgorithmOid !== wanted) refuse('wrong_algorithm', 'signature algorithm is not that of the key')
   const { serial } = tbs

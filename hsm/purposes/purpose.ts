@@ -16,10 +16,10 @@ export interface CheckContext {
 
 /** Bytes that the agent itself made or parsed, and nothing else, get to a key. */
 export interface Statement {
-  /** Hashed with the curve's hash and signed. */
+  /** Hashed as the key's kind has it, and signed. */
   readonly message: Uint8Array
-  /** What the caller gets for a signature (DER) that verified. */
-  readonly release: (signatureDer: Uint8Array) => WireValue
+  /** What the caller gets for a signature that verified. */
+  readonly release: (signature: Uint8Array) => WireValue
 }
 
 /** A purpose: reads its request, checks it, and says what is to be signed. Throws `HsmError` to refuse. */

@@ -44,7 +44,7 @@ export async function softhsmCa(ctLogSpkiDer: Uint8Array): Promise<SofthsmCa> {
   writeFileSync(configPath, JSON.stringify(configuration))
   const made = await withAgent(configPath, async ({ admin }) => {
     if (admin === undefined) throw new TypeError('the agent has no admin channel')
-    return await admin.generateKey({ token: 'online', label: 'issuing-ca', curve: 'P-256' })
+    return await admin.generateKey({ token: 'online', label: 'issuing-ca', kind: 'P-256' })
   })
   const chain = await certify(made.spkiDer)
   const issuerCertificate = join(folder, 'issuing-ca.pem')
@@ -53,7 +53,7 @@ export async function softhsmCa(ctLogSpkiDer: Uint8Array): Promise<SofthsmCa> {
     uri: made.uri,
     token: 'online',
     spki: Buffer.from(made.spkiDer).toString('base64'),
-    curve: 'P-256',
+    kind: 'P-256',
     purposes: ['certificate'],
     issuerCertificate,
     ctKey: Buffer.from(ctLogSpkiDer).toString('base64'),

@@ -82,7 +82,7 @@ function softwareAgent(spkiDer: Uint8Array, signTbs: (tbsDer: Uint8Array) => Uin
       name === 'issuing-ca'
         ? Promise.resolve({
             name,
-            curve: 'P-256',
+            kind: 'P-256',
             spkiDer,
             keyId: createHash('sha256').update(spkiDer).digest(),
             purposes: ['certificate'],

@@ -96,7 +96,7 @@ export function memoryAgent(...names: string[]): SigningAgent & { readonly reque
     key(name): Promise<KeyDescription> {
       const spkiDer = new Uint8Array(find(name).publicKey.export({ type: 'spki', format: 'der' }))
       const keyId = new Uint8Array(createHash('sha256').update(spkiDer).digest())
-      return Promise.resolve({ name, curve: 'P-256', spkiDer, keyId, purposes: ['tuf'] })
+      return Promise.resolve({ name, kind: 'P-256', spkiDer, keyId, purposes: ['tuf'] })
     },
     tuf(request) {
       const payload = Buffer.from(request.payload).toString()

@@ -9,6 +9,7 @@ import { agentLog as log } from './log-line.ts'
 import type { HsmModule } from './module.ts'
 import { type Fields, refuse } from './purposes/purpose.ts'
 import { guardedHead } from './purposes/tree-head.ts'
+import { tufVersions } from './purposes/tuf.ts'
 import { capOf, raiseCap } from './raise-cap.ts'
 import type { SigningDesk } from './signing-desk.ts'
 import type { AgentStatus } from './signing.ts'
@@ -22,6 +23,9 @@ export interface AdministratorParts {
   readonly module: HsmModule
   readonly desk: SigningDesk
 }
+
+/** Some 150 bytes each: a reply stays far below the longest frame. */
+const MAX_ACCOUNT_LINES = 1000
 
 export class Administrator {
   readonly #configPath: string
@@ -45,6 +49,10 @@ export class Administrator {
         return this.#describe(request)
       case 'guardedHead':
         return { ...guardedHead(request, this.#desk.context(request.text('key'))) }
+      case 'tufVersions':
+        return tufVersions(request, this.#desk.context(request.text('key')))
+      case 'account':
+        return this.#accountLines(request)
       case 'status':
         return await this.#status()
       case 'generateKey':
@@ -64,6 +72,14 @@ export class Administrator {
     const { key, keyId } = this.#desk.context(request.text('name'))
     request.end()
     return { name: key.name, kind: key.kind, spkiDer: key.spkiDer, keyId, purposes: [...key.purposes] }
+  }
+
+  /** A part of the account, for backups and for whoever reconciles: digests and counts, nothing that a key could be used with. */
+  #accountLines(request: Fields): WireValue {
+    const from = request.count('from')
+    const limit = request.count('limit')
+    request.end()
+    return this.#state.accountLines(Math.max(1, from), Math.min(limit, MAX_ACCOUNT_LINES)).map((line) => ({ ...line }))
   }
 
   async #status(): Promise<WireValue> {

@@ -219,6 +219,11 @@ export class AgentState {
     this.#counters.set(row.key, total)
   }
 
+  /** At most `limit` lines of the account from line `from` (1 is the first) on, each with the hash that chains it. */
+  accountLines(from: number, limit: number): readonly (AccountRow & { readonly hash: Uint8Array })[] {
+    return this.#rows(from, limit)
+  }
+
   /** The account from its first line. */
   accountRows(): readonly AccountRow[] {
     return this.#rows(1)

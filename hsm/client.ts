@@ -5,12 +5,14 @@ import type { AdminAgent, GeneratedKey } from './administration.ts'
 import { readAnswer, requestValue, type AgentAnswer, type Method } from './protocol.ts'
 import {
   HsmError,
+  type AccountLine,
   type AgentStatus,
   type GuardedHead,
   type KeyDescription,
   type KeyKind,
   type SignedTreeHead,
   type SigningAgent,
+  type TufRole,
 } from './signing.ts'
 import { decodeFrame, encodeFrame, FrameSplitter, WireError, writeTogether, type WireValue } from './wire.ts'
 
@@ -184,6 +186,14 @@ class AgentClient implements AdminAgent {
 
   async guardedHead(request: Parameters<SigningAgent['guardedHead']>[0]): Promise<GuardedHead> {
     return (await this.#call('guardedHead', { ...request })) as unknown as GuardedHead
+  }
+
+  async tufVersions(request: { readonly key: string }): Promise<Readonly<Partial<Record<TufRole, number>>>> {
+    return (await this.#call('tufVersions', { ...request })) as unknown as Readonly<Partial<Record<TufRole, number>>>
+  }
+
+  async account(request: { readonly from: number; readonly limit: number }): Promise<readonly AccountLine[]> {
+    return (await this.#call('account', { ...request })) as unknown as readonly AccountLine[]
   }
 
   async sct(request: Parameters<SigningAgent['sct']>[0]): Promise<Uint8Array> {

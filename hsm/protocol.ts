@@ -7,6 +7,8 @@ export const SIGNING_METHODS = [
   'key',
   'status',
   'guardedHead',
+  'tufVersions',
+  'account',
   'certificate',
   'treeHead',
   'sct',

@@ -42,7 +42,8 @@ export class RoleScope {
     if (method === 'status') return
     const offered: readonly string[] = PURPOSES_OF_ROLE[this.#role]
     const guards = method === 'guardedHead' && this.#role === 'log'
-    if (method !== 'key' && !guards && !offered.includes(method)) {
+    const versions = method === 'tufVersions' && this.#role === 'trust'
+    if (method !== 'key' && !guards && !versions && !offered.includes(method)) {
       throw new HsmError('refused', 'wrong_socket', `${method} is not for the socket of the role ${this.#role}`)
     }
     const key = this.#keys().get(textIn(argument, method === 'key' ? 'name' : 'key'))

@@ -117,6 +117,19 @@ export interface TufRequest {
   readonly payload: Uint8Array
 }
 
+/** One line of the agent's account of key uses. `hash` covers the line before it. */
+export interface AccountLine {
+  readonly sequence: number
+  readonly atMs: number
+  readonly key: string
+  readonly act: string
+  readonly count: number
+  /** 32 bytes. */
+  readonly digest: Uint8Array
+  /** 32 bytes. */
+  readonly hash: Uint8Array
+}
+
 /** The agent as the services see it. Every method rejects with `HsmError`. */
 export interface SigningAgent {
   key(name: string): Promise<KeyDescription>
@@ -124,6 +137,10 @@ export interface SigningAgent {
   treeHead(request: TreeHeadRequest): Promise<SignedTreeHead>
   /** The last head that the agent made durable for this origin; size 0 (root: SHA-256 of nothing) before the first. */
   guardedHead(request: { readonly key: string; readonly origin: string }): Promise<GuardedHead>
+  /** The last version that this key signed for each of its TUF roles; 0 before the first. No lower one is ever signed. */
+  tufVersions(request: { readonly key: string }): Promise<Readonly<Partial<Record<TufRole, number>>>>
+  /** At most `limit` (and 1000) lines of the account of key uses, from line `from` on; 1 is the first. */
+  account(request: { readonly from: number; readonly limit: number }): Promise<readonly AccountLine[]>
   sct(request: SctRequest): Promise<Uint8Array>
   set(request: SetRequest): Promise<Uint8Array>
   timestamp(request: TimestampRequest): Promise<Uint8Array>

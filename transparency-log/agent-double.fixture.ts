@@ -113,6 +113,8 @@ export function makeAgentDouble(options: { stateFile?: string; style?: 'note' | 
     certificate: notHere,
     timestamp: notHere,
     tuf: notHere,
+    tufVersions: notHere,
+    account: notHere,
     status: notHere,
     close: async () => {},
   }

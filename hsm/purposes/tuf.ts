@@ -2,7 +2,7 @@
 import type { TufRole } from '../signing.ts'
 import { CanonicalJsonError, parseCanonicalJson, type CanonicalValue } from './canonical-json.ts'
 import { signatureOver } from './certificate.ts'
-import { equal, refuse, sha256, type Check, type CheckContext } from './purpose.ts'
+import { equal, refuse, sha256, type Check, type CheckContext, type Fields } from './purpose.ts'
 
 const ROLES: readonly string[] = ['root', 'targets', 'snapshot', 'timestamp'] satisfies readonly TufRole[]
 
@@ -19,6 +19,12 @@ export const checkTuf: Check = (request, context) => {
   if (typeof version !== 'number' || version < 1) return refuse('malformed_metadata', 'metadata has no version')
   advanceVersion(role, version, payload, context)
   return signatureOver(payload)
+}
+
+/** The last version that this key signed for each of its roles; 0 before the first. */
+export function tufVersions(request: Fields, { key, state }: CheckContext): { [role: string]: number } {
+  request.end()
+  return Object.fromEntries([...key.tufRoles].map((role) => [role, state.tufVersion(key.name, role)?.version ?? 0]))
 }
 
 function readRole(text: string): TufRole {

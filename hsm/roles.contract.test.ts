@@ -1,0 +1,220 @@
+/**
+ * What whoever holds a socket of the agent can have signed: every cell of the table in docs/security.md is tried, with
+ * requests that are sound, so that the socket alone decides.
+ */
+import { readFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { AdminAgent } from './administration.ts'
+import {
+  install,
+  type Installation,
+  KEY_OF,
+  ORIGIN,
+  prepared,
+  setRequest,
+  timestampRequest,
+  treeOf,
+  tufPayload,
+} from './agent.fixture.ts'
+import { AgentStream, connectAdminAgent } from './client.ts'
+import { type ExternalAgent, startExternal } from './external-agent.fixture.ts'
+import { ADMIN_METHODS, SIGNING_METHODS } from './protocol.ts'
+import { connectRoleAgents } from './role-agents.ts'
+import { PURPOSES_OF_ROLE, ROLES, type Role } from './roles.ts'
+import { HsmError } from './signing.ts'
+
+const SOCKETS = [...ROLES, 'signing', 'admin'] as const
+type SocketName = (typeof SOCKETS)[number]
+
+let installation: Installation
+let external: ExternalAgent
+const agents = new Map<SocketName, AdminAgent>()
+
+const pathOf = (name: string) => join(installation.folder, `${name}.sock`)
+
+beforeAll(async () => {
+  installation = await install()
+  const roles = Object.fromEntries(ROLES.map((role) => [role, { path: pathOf(role) }]))
+  installation.configure({ sockets: { signing: pathOf('signing'), admin: pathOf('admin'), roles } })
+  external = await startExternal(installation.configPath)
+  for (const name of SOCKETS) agents.set(name, await connectAdminAgent({ socketPath: pathOf(name) }))
+})
+
+afterAll(async () => {
+  for (const agent of agents.values()) await agent.close()
+  await external.stop()
+  installation.remove()
+})
+
+function agentOf(name: SocketName): AdminAgent {
+  const agent = agents.get(name)
+  if (agent === undefined) throw new TypeError(`no connection ${name}`)
+  return agent
+}
+
+/** `signed`, or `code reason` of a refusal. */
+async function outcome(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise
+    return 'signed'
+  } catch (error) {
+    if (error instanceof HsmError) return `${error.code} ${error.reason}`
+    throw error
+  }
+}
+
+let tufVersion = 0
+
+/** Sound requests, by the columns of the table. */
+const ATTEMPTS: Readonly<Record<string, (agent: AdminAgent) => Promise<unknown>>> = {
+  certificate: (agent) =>
+    agent.certificate({ key: KEY_OF.certificate, tbsDer: prepared(installation).precertificateTbs() }),
+  'tree head': (agent) =>
+    agent.treeHead({
+      key: KEY_OF.treeHead,
+      origin: ORIGIN['rekor-v2'],
+      size: 5,
+      rootHash: treeOf(5).root(),
+      timestampMs: Date.now(),
+      consistencyProof: [],
+    }),
+  SCT: (agent) => agent.sct({ key: KEY_OF.sct, timestampMs: Date.now(), entry: prepared(installation).sctInput() }),
+  SET: (agent) => agent.set(setRequest()),
+  timestamp: (agent) => agent.timestamp(timestampRequest()),
+  'TUF metadata': (agent) =>
+    agent.tuf({ key: KEY_OF.tuf, role: 'timestamp', payload: tufPayload({ version: ++tufVersion }) }),
+  'CA certificate': (agent) => agent.caCertificate({ key: KEY_OF.caCertificate, tbsDer: tbsOf(installation.rootDer) }),
+  administration: (agent) => agent.raiseCap({ key: KEY_OF.certificate, perMinute: 60_000, minutes: 1 }),
+}
+
+/** Who has which socket, by the first words of the table's rows. */
+const HOLDERS: Readonly<Record<string, SocketName>> = {
+  'the CA': 'ca',
+  'the logs': 'log',
+  'the timestamp authority': 'timestamp',
+  'the trust root': 'trust',
+  'one process with all services': 'signing',
+  'an operator': 'admin',
+}
+
+/** The table as the document has it: holder, column, yes or no. */
+function documented(): { holder: string; column: string; signs: boolean }[] {
+  const text = readFileSync(new URL('../docs/security.md', import.meta.url), 'utf8')
+  const section = text.split('## What each captured process can and cannot sign')[1] ?? ''
+  const rows = section
+    .split('\n## ')[0]
+    ?.split('\n')
+    .filter((line) => line.startsWith('|'))
+    .map((line) =>
+      line
+        .split('|')
+        .slice(1, -1)
+        .map((cell) => cell.trim()),
+    )
+  const [head, , ...body] = rows ?? []
+  return body.flatMap(([holder = '', ...cells]) =>
+    cells.map((cell, at) => {
+      if (cell !== 'yes' && cell !== '-') throw new TypeError(`a cell of ${holder} is ${cell}`)
+      return { holder: holder.replace(/ \(.*/, ''), column: head?.[at + 1] ?? '', signs: cell === 'yes' }
+    }),
+  )
+}
+
+describe('the table of docs/security.md', () => {
+  const cells = documented()
+
+  test('has a row for each socket and a column for each purpose', () => {
+    expect([...new Set(cells.map(({ holder }) => holder))].toSorted()).toEqual(Object.keys(HOLDERS).toSorted())
+    expect([...new Set(cells.map(({ column }) => column))]).toEqual(Object.keys(ATTEMPTS))
+  })
+
+  test.each(cells)('$holder, $column: $signs', async ({ holder, column, signs }) => {
+    const name = HOLDERS[holder]
+    const attempt = ATTEMPTS[column]
+    if (name === undefined || attempt === undefined) throw new TypeError(`nothing tries ${holder}, ${column}`)
+    const found = await outcome(attempt(agentOf(name)))
+    if (signs) expect(found).toBe('signed')
+    else expect(found).toMatch(/^refused (wrong_socket|unknown_method)$/)
+  })
+})
+
+describe.each(ROLES)('the socket of the role %s', (role) => {
+  test('refuses every method that is not its own, whatever the argument', async () => {
+    const stream = new AgentStream(connect(pathOf(role)))
+    const own: readonly string[] = [
+      'key',
+      'status',
+      ...(role === 'log' ? ['guardedHead'] : []),
+      ...PURPOSES_OF_ROLE[role],
+    ]
+    for (const method of [...SIGNING_METHODS, ...ADMIN_METHODS]) {
+      if (own.includes(method)) continue
+      for (const argument of [{}, { key: KEY_OF.certificate }, { key: KEY_OF.treeHead }, [], null]) {
+        expect(await outcome(stream.request(method, argument, 1000)), method).toBe('refused wrong_socket')
+      }
+    }
+    stream.destroy()
+  })
+
+  test('knows no key of another role, and tells of none', async () => {
+    const agent = agentOf(role)
+    const status = await agent.status()
+    expect(status.keys.map(({ name }) => name).toSorted()).toEqual(keysOf(role))
+    expect(status.guards.length).toBe(role === 'log' ? 1 : 0)
+    for (const name of Object.values(KEY_OF)) {
+      const own = keysOf(role).includes(name)
+      expect(await outcome(agent.key(name)), name).toBe(own ? 'signed' : 'unknown_key wrong_socket')
+      expect(await outcome(agent.timestamp({ ...timestampRequest(), key: name })), name).toBe(
+        role !== 'timestamp' ? 'refused wrong_socket' : own ? 'signed' : 'unknown_key wrong_socket',
+      )
+    }
+  })
+})
+
+function keysOf(role: Role): string[] {
+  return {
+    ca: ['issuing-ca'],
+    log: ['ct', 'rekor-v1', 'rekor-v2'],
+    timestamp: ['tsa'],
+    trust: ['tuf-online'],
+  }[role]
+}
+
+test('a socket that is for one key of its role has no other', async () => {
+  const narrow = await import('./agent-config.ts')
+  const text = readFileSync(installation.configPath, 'utf8')
+  const folder = join(installation.folder, 'agent')
+  const withKeys = (keys: string) => text.replace('log:\n      path:', `log:\n      keys: [${keys}]\n      path:`)
+  expect(narrow.parseAgentConfig(withKeys('ct'), folder).roleSockets).toContainEqual({
+    role: 'log',
+    path: pathOf('log'),
+    gid: undefined,
+    uids: undefined,
+    keys: ['ct'],
+  })
+  expect(() => narrow.parseAgentConfig(withKeys('tsa'), folder)).toThrow(/no key tsa of this role/)
+})
+
+test('the sockets of all roles together are one agent, and those of some refuse what they have not', async () => {
+  const all = await connectRoleAgents(Object.fromEntries(ROLES.map((role) => [role, pathOf(role)])))
+  const status = await all.status()
+  expect(status.ready).toBe(true)
+  expect(status.keys.map(({ name }) => name).toSorted()).toEqual(ROLES.flatMap(keysOf).toSorted())
+  expect((await all.key('tsa')).purposes).toEqual(['timestamp'])
+  expect(await outcome(all.key('root-ca'))).toBe('unknown_key unknown_key')
+  expect(await outcome(all.timestamp(timestampRequest()))).toBe('signed')
+  expect(await outcome(all.set(setRequest()))).toBe('signed')
+  expect(await all.guardedHead({ key: 'rekor-v2', origin: ORIGIN['rekor-v2'] })).toMatchObject({ size: 5 })
+  await all.close()
+  const some = await connectRoleAgents({ timestamp: pathOf('timestamp') })
+  expect(await outcome(some.set(setRequest()))).toBe('refused no_socket')
+  await some.close()
+})
+
+/** The TBSCertificate inside a certificate whose head has four bytes. */
+function tbsOf(certificateDer: Uint8Array): Uint8Array {
+  const inner = Buffer.from(certificateDer.subarray(4))
+  return inner.subarray(0, 4 + inner.readUInt16BE(2))
+}

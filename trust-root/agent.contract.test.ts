@@ -118,7 +118,12 @@ describe('a trust root whose keys are in the HSM', () => {
           }
           return signature
         }
-        return use({ ...agent, key: (name) => agent.key(name), tuf })
+        return use({
+          ...agent,
+          key: (name) => agent.key(name),
+          tufVersions: (request) => agent.tufVersions(request),
+          tuf,
+        })
       })
     // The root key has signed versions 1 of a repository before, so this one cannot start at 1: the agent refuses.
     await expect(

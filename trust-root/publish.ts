@@ -299,7 +299,7 @@ async function signTargets(
   const signed: TargetsSigned = {
     _type: 'targets',
     spec_version: '1.0',
-    version: await reserveVersion(folder, 'targets'),
+    version: await reserveVersion(folder, 'targets', await signedBefore(signer, 'targets')),
     expires: expiryAt(now, policy.targets.validSeconds),
     targets,
   }
@@ -315,7 +315,7 @@ async function signSnapshot(
   const signed: SnapshotSigned = {
     _type: 'snapshot',
     spec_version: '1.0',
-    version: await reserveVersion(folder, 'snapshot'),
+    version: await reserveVersion(folder, 'snapshot', await signedBefore(signer, 'snapshot')),
     expires: expiryAt(now, policy.snapshot.validSeconds),
     meta: { ...previous?.snapshot.signed.meta, 'targets.json': { version: targetsVersion } },
   }
@@ -330,11 +330,19 @@ async function signTimestamp(
   const signed: TimestampSigned = {
     _type: 'timestamp',
     spec_version: '1.0',
-    version: await reserveVersion(folder, 'timestamp'),
+    version: await reserveVersion(folder, 'timestamp', await signedBefore(signer, 'timestamp')),
     expires: expiryAt(now, policy.timestamp.validSeconds),
     meta: { 'snapshot.json': { version: snapshotVersion } },
   }
   return signMetadata(signed, [signer])
+}
+
+/** The last version that the agent signed for a role, which no mirror can be above. */
+async function signedBefore(
+  signer: MetadataSigner | undefined,
+  role: 'targets' | 'snapshot' | 'timestamp',
+): Promise<number> {
+  return (await signer?.agent.tufVersions({ key: signer.keyName }))?.[role] ?? 0
 }
 
 function versionsOf({ root, targets, snapshot, timestamp }: RepositoryState): PublishedVersions {

@@ -82,12 +82,17 @@ export async function readRepository(folder: string): Promise<RepositoryState | 
 /**
  * Takes the next version of a role and makes that durable *before* anything is signed under it. The agent refuses a
  * version that it has signed already, so a crash between signature and publication must cost a number, not the role.
- * Gaps are legal for every role but root (`stageRoot`).
+ * Gaps are legal for every role but root (`stageRoot`). `signedBefore` is the agent's own count: in a folder that was
+ * restored from a backup it is the only one that knows what clients have seen since.
  */
-export async function reserveVersion(folder: string, role: 'targets' | 'snapshot' | 'timestamp'): Promise<number> {
+export async function reserveVersion(
+  folder: string,
+  role: 'targets' | 'snapshot' | 'timestamp',
+  signedBefore: number,
+): Promise<number> {
   const versions = await readVersions(folder)
   const state = await readRepository(folder)
-  const version = Math.max(versions[role], state?.[role].signed.version ?? 0) + 1
+  const version = Math.max(versions[role], state?.[role].signed.version ?? 0, signedBefore) + 1
   await writeDurably(join(folder, VERSIONS_FILE), Buffer.from(`${JSON.stringify({ ...versions, [role]: version })}\n`))
   return version
 }

@@ -2,6 +2,7 @@ import { Gauge, Counter } from 'prom-client'
 import type { TufRole } from '#hsm'
 import { TrustRootError } from './errors.ts'
 import {
+  DEFAULT_TUF_KEYS,
   DEFAULT_TUF_POLICY,
   isDue,
   publishAgain,
@@ -10,7 +11,7 @@ import {
   refreshOnlineRoles,
   type TufPolicy,
 } from './publish.ts'
-import { readRepository } from './repository.ts'
+import { readRepository, type RepositoryState } from './repository.ts'
 
 /** One role as an operator sees it. */
 export interface RoleStatus {
@@ -86,8 +87,9 @@ export async function resignDue(options: PublishOptions): Promise<PublishedVersi
   const due = (role: TufRole) => isDue(state[role].signed.expires, policy[role].renewSeconds, now)
   try {
     let versions: PublishedVersions | undefined
-    if (withRootAgent && (due('root') || due('targets'))) versions = await publishAgain(options)
-    else if (due('snapshot')) versions = await refreshOnlineRoles(options, true)
+    const behind = await isBehind(options, state)
+    if (withRootAgent && (behind || due('root') || due('targets'))) versions = await publishAgain(options)
+    else if (behind || due('snapshot')) versions = await refreshOnlineRoles(options, true)
     else if (due('timestamp')) versions = await refreshOnlineRoles(options, false)
     if (versions) resignedCounter.inc({ outcome: 'signed' })
     return versions
@@ -95,4 +97,16 @@ export async function resignDue(options: PublishOptions): Promise<PublishedVersi
     resignedCounter.inc({ outcome: 'failed' })
     throw error
   }
+}
+
+/**
+ * Whether the agent has signed newer metadata than is published: the folder was restored from a backup, or a publication
+ * was interrupted. Clients that saw the newer one refuse what is here as a rollback until it is signed again above it.
+ */
+async function isBehind(
+  { agent, keys = DEFAULT_TUF_KEYS }: PublishOptions,
+  { snapshot, timestamp }: RepositoryState,
+): Promise<boolean> {
+  const signed = await agent.tufVersions({ key: keys.online })
+  return (signed.snapshot ?? 0) > snapshot.signed.version || (signed.timestamp ?? 0) > timestamp.signed.version
 }

@@ -95,6 +95,8 @@ function softwareAgent(spkiDer: Uint8Array, signTbs: (tbsDer: Uint8Array) => Uin
     set: absent,
     timestamp: absent,
     tuf: absent,
+    tufVersions: absent,
+    account: absent,
     status: absent,
     close: () => Promise.resolve(),
   }

@@ -111,6 +111,16 @@ export function memoryAgent(...names: string[]): SigningAgent & { readonly reque
       requests.push(request)
       return Promise.resolve(new Uint8Array(sign('sha256', request.payload, find(request.key).privateKey)))
     },
+    tufVersions: ({ key }) =>
+      Promise.resolve(
+        Object.fromEntries(
+          (['root', 'targets', 'snapshot', 'timestamp'] as const).map((role) => [
+            role,
+            signed.get(`${key} ${role}`)?.version ?? 0,
+          ]),
+        ),
+      ),
+    account: unused,
     certificate: unused,
     treeHead: unused,
     guardedHead: unused,

@@ -57,9 +57,9 @@ function agentHere(configPath: string): ChildProcess {
 /**
  * Runs Node.js as another user as a service manager would: no capabilities, no new privileges, no network but an empty
  * namespace. Node.js and the project, which may lie in a home folder that the user cannot enter, are mounted where it can.
- * `script` is relative to the project.
+ * `first` is a script, relative to the project, or an option of Node.js.
  */
-export function asUser(user: OtherUser, [script, ...rest]: readonly [string, ...string[]]): ChildProcess {
+export function asUser(user: OtherUser, [first, ...rest]: readonly [string, ...string[]]): ChildProcess {
   const places = mkdtempSync(join(tmpdir(), 'chancery-user-'))
   const [node, ours] = [join(places, 'node'), join(places, 'project')]
   mkdirSync(node)
@@ -68,7 +68,7 @@ export function asUser(user: OtherUser, [script, ...rest]: readonly [string, ...
   const groups = user.groups.length === 0 ? '--clear-groups' : `--groups=${user.groups.join()}`
   const ids = `--reuid=${user.uid} --regid=${user.gid} ${groups}`
   const bounds = '--no-new-privs --bounding-set=-all --inh-caps=-all'
-  const command = `${mounts} && exec setpriv ${ids} ${bounds} ${node}/node ${join(ours, script)} "$@"`
+  const command = `${mounts} && exec setpriv ${ids} ${bounds} ${node}/node ${first.startsWith('-') ? first : join(ours, first)} "$@"`
   const child = spawn('unshare', ['--mount', '--net', '/bin/sh', '-c', command, 'sh', ...rest], {
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
     stdio: ['ignore', 'pipe', 'pipe'],

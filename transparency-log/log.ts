@@ -118,6 +118,8 @@ export interface Log {
   entryBundle(n: number, width: number): Promise<Uint8Array | undefined>
   /** Sealed indexes that carry this search key, newest first, below `beforeIndex` if given, at most `limit`. */
   lookup(searchKey: string, options: { beforeIndex?: number; limit: number }): Promise<readonly number[]>
+  /** Sealed entries from `start` on, at most `limit`, with all that is kept of them: lines of `backup-row.ts`. */
+  backupRows(start: number, limit: number): Promise<Uint8Array>
   /** Why writes are refused just now (`LogErrorCode` and prose), or undefined. */
   fault(): { code: LogErrorCode; message: string } | undefined
   /** Stops taking entries, finishes what was accepted, closes the store. */

@@ -96,6 +96,7 @@ export async function startLog(
     tile: async (level, n, width) => view.tile(level, n, width),
     entryBundle: (n, width) => view.entryBundle(n, width),
     lookup: (searchKey, lookupOptions) => view.lookup(searchKey, lookupOptions),
+    backupRows: (start, limit) => view.backupRows(start, limit),
     fault: () => sequencer.fault(),
     close: () => sequencer.close(),
   }

@@ -112,6 +112,12 @@ export class SealedLog {
     return before > 0 ? this.#store.lookup(searchKey, before, clampLimit(options.limit)) : []
   }
 
+  async backupRows(start: number, limit: number): Promise<Uint8Array> {
+    const { size } = this.head()
+    if (!isIndex(start, size)) return new Uint8Array(0)
+    return await this.#store.backupRows(start, Math.min(clampLimit(limit), size - start))
+  }
+
   #sealed(entry: StoredEntry): SealedEntry {
     return { ...entry, leafHash: this.#tree.leaf(entry.index) }
   }

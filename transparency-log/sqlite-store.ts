@@ -19,13 +19,14 @@ export async function openSqliteStore(path: string, identity: LogIdentity): Prom
         'commit',
         {
           head: { ...batch.head, rootHash: compact(batch.head.rootHash) },
-          entries: batch.entries.map(({ attachment, ...entry }) => ({
+          entries: batch.entries.map(({ attachment, kept, ...entry }) => ({
             dedupeKey: compact(entry.dedupeKey),
             leafHash: compact(entry.leafHash),
             leaf: compact(entry.leaf),
             tileData: compact(entry.tileData),
             searchKeys: entry.searchKeys,
             ...(attachment === undefined ? {} : { attachment: compact(attachment) }),
+            ...(kept === undefined ? {} : { kept }),
           })),
         },
         { ...expected, rootHash: compact(expected.rootHash) },
@@ -42,6 +43,7 @@ export async function openSqliteStore(path: string, identity: LogIdentity): Prom
     tileData: (start, count) => calls.call('tileData', start, count),
     indexOfLeafHash: (leafHash) => calls.call('indexOfLeafHash', compact(leafHash)),
     lookup: (key, beforeIndex, limit) => calls.call('lookup', key, beforeIndex, limit),
+    backupRows: (start, limit) => calls.call('backupRows', start, limit),
     markDelivered: (indexes) => calls.call('markDelivered', indexes),
     close: () => calls.close(),
   }

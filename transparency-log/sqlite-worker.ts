@@ -6,6 +6,7 @@
 import { hash } from 'node:crypto'
 import { parentPort, workerData } from 'node:worker_threads'
 import Database from 'better-sqlite3'
+import { encodeBackupRow } from './backup-row.ts'
 import type {
   Batch,
   CommittedHead,
@@ -89,6 +90,12 @@ interface EntryRow {
   tile_data: Uint8Array
   bytes: Uint8Array | null
   signature: Uint8Array | null
+}
+
+interface BackupColumns {
+  dedupe_key: Uint8Array
+  search_hashes: Uint8Array
+  delivered: number | null
 }
 
 function openDatabase({ path, identity }: WorkerStart): Database.Database {
@@ -208,10 +215,16 @@ function operationsOn(db: Database.Database) {
     const searchRows: [bigint, number][] = []
     batch.entries.forEach((entry, place) => {
       const index = expected.size + place
-      const hashes = [...new Set(entry.searchKeys)].map((key) => hash('sha256', key, 'buffer'))
+      const { kept } = entry
+      const hashes =
+        kept?.searchHashes === undefined
+          ? [...new Set(entry.searchKeys)].map((key) => hash('sha256', key, 'buffer'))
+          : splitHashes(kept.searchHashes)
       const leaf = Buffer.compare(entry.leaf, entry.tileData) === 0 ? null : entry.leaf
-      insertEntry.run(index, timestampMs, leaf, entry.tileData, entry.dedupeKey, Buffer.concat(hashes))
+      insertEntry.run(index, kept?.timestampMs ?? timestampMs, leaf, entry.tileData, entry.dedupeKey, Buffer.concat(hashes))
       if (entry.attachment !== undefined) insertAttachment.run(index, entry.attachment)
+      if (kept?.entrySignature !== undefined) insertSignature.run(index, kept.entrySignature)
+      if (kept?.delivered === true) insertDelivered.run(index)
       for (const searchHash of hashes) searchRows.push([prefixOf(searchHash), index])
     })
     const rowsOf = (pick: (entry: NewEntry) => Uint8Array): [bigint, number][] =>
@@ -286,6 +299,29 @@ function operationsOn(db: Database.Database) {
     }))
   }
 
+  const readBackupRows = db.prepare<[number, number], EntryRow & BackupColumns>(
+    `SELECT idx, timestamp_ms, leaf, tile_data, bytes, signature, dedupe_key, search_hashes, delivered.idx AS delivered
+     FROM entry LEFT JOIN attachment USING (idx) LEFT JOIN entry_signature USING (idx) LEFT JOIN delivered USING (idx)
+     WHERE entry.idx >= ? ORDER BY entry.idx LIMIT ?`,
+  )
+
+  function backupRows(start: number, limit: number): Uint8Array {
+    const lines = readBackupRows.all(start, limit).map((row) =>
+      encodeBackupRow({
+        index: row.idx,
+        timestampMs: row.timestamp_ms,
+        leaf: row.leaf ?? row.tile_data,
+        tileData: row.tile_data,
+        dedupeKey: row.dedupe_key,
+        searchHashes: row.search_hashes,
+        ...(row.bytes === null ? {} : { attachment: row.bytes }),
+        ...(row.signature === null ? {} : { entrySignature: row.signature }),
+        delivered: row.delivered !== null,
+      }),
+    )
+    return new TextEncoder().encode(lines.join(''))
+  }
+
   const markDelivered = db.transaction((indexes: readonly number[]) => {
     for (const index of indexes) insertDelivered.run(index)
   })
@@ -302,6 +338,7 @@ function operationsOn(db: Database.Database) {
     tileData: (start: number, count: number) => readTileData.all(start, count),
     indexOfLeafHash,
     lookup,
+    backupRows,
     markDelivered,
   }
 }
@@ -329,6 +366,10 @@ function prefixOf(hashBytes: Uint8Array): bigint {
 
 function sameHead(a: CommittedHead, b: CommittedHead): boolean {
   return a.size === b.size && Buffer.compare(a.rootHash, b.rootHash) === 0
+}
+
+function splitHashes(joined: Uint8Array): Uint8Array[] {
+  return Array.from({ length: joined.length / 32 }, (_, at) => joined.subarray(32 * at, 32 * at + 32))
 }
 
 function holdsHash(joined: Uint8Array, searched: Uint8Array): boolean {

@@ -48,6 +48,18 @@ export interface NewEntry {
   readonly tileData: Uint8Array
   readonly searchKeys: readonly string[]
   readonly attachment?: Uint8Array
+  /** Only for an entry that is restored: what the store had for it. */
+  readonly kept?: KeptOfEntry
+}
+
+/** What a store keeps of an entry beside its content, as a backup gives it back. */
+export interface KeptOfEntry {
+  /** Its own time: a restored batch is made of many. */
+  readonly timestampMs: number
+  /** In place of `searchKeys`: SHA-256 of each, joined. */
+  readonly searchHashes?: Uint8Array
+  readonly entrySignature?: Uint8Array
+  readonly delivered?: boolean
 }
 
 /** Entries that become the log's newest, with the head that they lead to. */
@@ -99,6 +111,8 @@ export interface LogStore {
   indexOfLeafHash(leafHash: Uint8Array): Promise<number | undefined>
   /** Indexes below `beforeIndex` whose entry carries exactly this search key, newest first, at most `limit`. */
   lookup(searchKey: string, beforeIndex: number, limit: number): Promise<readonly number[]>
+  /** Consecutive entries from `start`, at most `limit`, with all that is kept of them: lines of `backup-row.ts`. */
+  backupRows(start: number, limit: number): Promise<Uint8Array>
   /** Notes that replies for these entries were delivered; idempotent. */
   markDelivered(indexes: readonly number[]): Promise<void>
   /** Ends all work and releases the store to another owner. */

@@ -46,6 +46,20 @@ export const CATALOGUE = {
   // Logs
   fork_refused: { exit: EXIT.integrity, severity: 'page', title: 'A log and its guard disagree' },
   store_in_use: { exit: EXIT.locked, severity: 'page', title: 'Another process has the database of a log open' },
+  // Backup and restore
+  backup_overdue: { exit: EXIT.failed, severity: 'ticket', title: 'No backup was finished for longer than configured' },
+  backup_incomplete: { exit: EXIT.integrity, severity: 'refusal', title: 'A folder is no finished backup' },
+  backup_damaged: { exit: EXIT.integrity, severity: 'refusal', title: 'A backup is not what was backed up' },
+  backup_target_exists: { exit: EXIT.policy, severity: 'refusal', title: 'The folder for the backup is not empty' },
+  restore_over_running: { exit: EXIT.locked, severity: 'refusal', title: 'A server or agent still runs on the data' },
+  restore_behind_guard: {
+    exit: EXIT.integrity,
+    severity: 'refusal',
+    title: 'The backup ends before what the log has signed',
+  },
+  restore_other_history: { exit: EXIT.integrity, severity: 'refusal', title: 'Backup and guard hold two histories' },
+  restore_other_key: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent has another key for a log' },
+  guard_lost: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
 } as const satisfies Readonly<Record<string, Condition>>
 
 export type Code = keyof typeof CATALOGUE

@@ -10,6 +10,8 @@ export interface GenerateKeyRequest {
   /** CKA_LABEL, 1 to 63 of `[a-zA-Z0-9_-]`; refused if the token has a key of that label. */
   readonly label: string
   readonly kind: KeyKind
+  /** May be wrapped for a backup, under a key that the security officer trusts and no other; false unless told. */
+  readonly backup?: boolean
 }
 
 /** A key pair whose attributes were read back from the token and found to be what the template asked for. */
@@ -37,6 +39,91 @@ export interface UnlatchRequest {
   readonly latch: string
 }
 
+export interface LatchedName {
+  /** `token:<name>`, `key:<name>` or `origin:<origin>`. */
+  readonly name: string
+  readonly reason: string
+  readonly atMs: number
+}
+
+/** A configured token as it is just now; -1 stands for what the token does not tell, and for "no limit". */
+export interface TokenDetails {
+  readonly name: string
+  readonly label: string
+  readonly serial: string
+  readonly model: string
+  readonly manufacturer: string
+  readonly software: boolean
+  readonly loggedIn: boolean
+  /** Reason of its latch, or empty. */
+  readonly latched: string
+  /** Why nothing more is known of it, or empty. */
+  readonly fault: string
+  /** Warnings of the token about its PINs, in words. */
+  readonly flags: readonly string[]
+  /** Of this agent or of all applications, as the module counts. */
+  readonly sessions: { readonly open: number; readonly max: number }
+  readonly memory: { readonly publicFree: number; readonly privateFree: number; readonly privateTotal: number }
+  readonly pinLength: { readonly min: number; readonly max: number }
+  /** How far an interrupted `rotatePin` came, or empty. */
+  readonly pinRotation: '' | 'intent' | 'set'
+}
+
+/** A configured key. */
+export interface KeyRecord {
+  readonly name: string
+  readonly token: string
+  readonly idHex: string
+  readonly kind: KeyKind
+  readonly spkiDer: Uint8Array
+  readonly purposes: readonly string[]
+  /** Of the log that it signs for, or empty. */
+  readonly origin: string
+  readonly uses: number
+  /** Reason of its own latch or its log's, or empty. */
+  readonly latched: string
+  /** Why it cannot be used although its token is there, or empty. */
+  readonly fault: string
+}
+
+/** `unknown`: the token does not tell. */
+export type ObjectAttribute = 'yes' | 'no' | 'unknown'
+
+/** Something that lies on a token, whether anybody configured it or not. */
+export interface TokenObject {
+  readonly class: 'private key' | 'public key' | 'secret key' | 'certificate' | 'data' | 'other'
+  /** `EC`, `RSA`, `Edwards`, `AES`, another's number, or empty. */
+  readonly keyType: string
+  readonly label: string
+  /** CKA_ID, or empty. */
+  readonly idHex: string
+  /** Of a public key of a kind that this project uses; empty otherwise. */
+  readonly spkiDer: Uint8Array
+  /** Boolean attributes by their name without `CKA_`. */
+  readonly attributes: Readonly<Record<string, ObjectAttribute>>
+}
+
+/** A private key under a key-encryption key, with all that is needed to make it again elsewhere. No secret. */
+export interface WrappedKey {
+  readonly label: string
+  /** CKA_ID, hex. */
+  readonly idHex: string
+  readonly kind: KeyKind
+  /** SubjectPublicKeyInfo, DER: what the restored key must sign as. */
+  readonly spkiDer: Uint8Array
+  /** RFC 5649, whose integrity check covers `wrapped` alone. */
+  readonly mechanism: 'AES-KWP'
+  /** CKA_ID of the key-encryption key, the same on every token that has it. */
+  readonly kekIdHex: string
+  /** PKCS#8 under the key-encryption key. */
+  readonly wrapped: Uint8Array
+}
+
+export interface RestoredKey extends GeneratedKey {
+  /** It was there already, and signs. */
+  readonly already: boolean
+}
+
 export interface RaiseCapRequest {
   readonly key: string
   /** Certificates a minute, not below the configured cap; that number ends a raise. */
@@ -51,6 +138,23 @@ export interface AdminAgent extends SigningAgent {
   generateKey(request: GenerateKeyRequest): Promise<GeneratedKey>
   /** Signature over a CA's or a timestamp authority's TBSCertificate. */
   caCertificate(request: CaCertificateRequest): Promise<Uint8Array>
+  /** Every configured token. Answers also while none is connected. */
+  tokens(): Promise<readonly TokenDetails[]>
+  latches(): Promise<readonly LatchedName[]>
+  /** Every configured key, with its uses. */
+  keyRecords(): Promise<readonly KeyRecord[]>
+  /** Everything on a token, page by page: signing goes on in between. */
+  listObjects(token: string): Promise<readonly TokenObject[]>
+  /**
+   * Gives the token another PIN and puts it into the PIN file, in an order that survives a kill at any point; called
+   * again it completes what was interrupted (`resumed`: with the PIN of then). Without `newPin` a random one. Resolves
+   * after a login with the new PIN.
+   */
+  rotatePin(request: { readonly token: string; readonly newPin?: string }): Promise<{ readonly resumed: boolean }>
+  /** Wraps a key that was made with `backup` under the token's trusted key-encryption key. */
+  wrapKey(request: { readonly token: string; readonly idHex: string }): Promise<WrappedKey>
+  /** Puts a wrapped key on a token that has the same key-encryption key; it has signed and verified when this resolves. */
+  unwrapKey(request: { readonly token: string; readonly key: WrappedKey }): Promise<RestoredKey>
   /** Destroys both halves of the key with this CKA_ID; refused for a key of the configuration. */
   destroyKey(request: { readonly token: string; readonly idHex: string }): Promise<void>
   /** Lifts a latch after an operator has found its cause; a token's latch then allows one more login attempt. */

@@ -2,17 +2,25 @@
  * What the agent does beside signing: tells of its keys and tokens, and, for the admin channel alone, makes and destroys
  * keys, lifts latches and reads its configuration again. Each act is a line of the account before it is done.
  */
-import { loadAgentConfig, AgentConfigError, type AgentConfig } from './agent-config.ts'
-import type { AgentState } from './agent-state.ts'
-import { isKeyKind } from './key-kinds.ts'
+import type { KeyRecord, TokenDetails, WrappedKey } from './administration.ts'
+import { loadAgentConfig, AgentConfigError, type AgentConfig, type TokenConfig } from './agent-config.ts'
+import type { AccountRow, AgentState } from './agent-state.ts'
+import { unwrapKey, wrapKey } from './key-backup.ts'
+import { isKeyKind, kindOfSpki } from './key-kinds.ts'
 import { agentLog as log } from './log-line.ts'
 import type { HsmModule } from './module.ts'
+import { checkPin, randomPin, type PinRotation } from './pin-rotation.ts'
+import { calling, isPinUnchanged, isWrongPin } from './pkcs11.ts'
+import { formatKeyUri } from './pkcs11-uri.ts'
 import { type Fields, refuse } from './purposes/purpose.ts'
-import { guardedHead } from './purposes/tree-head.ts'
+import { guardedHead, reportedHead } from './purposes/tree-head.ts'
 import { tufVersions } from './purposes/tuf.ts'
 import { capOf, raiseCap } from './raise-cap.ts'
 import type { SigningDesk } from './signing-desk.ts'
-import type { AgentStatus } from './signing.ts'
+import { HsmError, type AgentStatus } from './signing.ts'
+import { readPin } from './token.ts'
+import { readTokenDetails } from './token-details.ts'
+import { listObjects } from './token-objects.ts'
 import type { WireValue } from './wire.ts'
 
 /** What the administrator works on; the process owns it all. */
@@ -49,12 +57,28 @@ export class Administrator {
         return this.#describe(request)
       case 'guardedHead':
         return { ...guardedHead(request, this.#desk.context(request.text('key'))) }
+      case 'reportHead':
+        return this.#reportHead(request)
       case 'tufVersions':
         return tufVersions(request, this.#desk.context(request.text('key')))
       case 'account':
         return this.#accountLines(request)
       case 'status':
         return await this.#status()
+      case 'tokens':
+        return this.#tokens(request)
+      case 'latches':
+        return this.#latches(request)
+      case 'keyRecords':
+        return this.#keyRecords(request)
+      case 'objects':
+        return this.#objects(request)
+      case 'rotatePin':
+        return await this.#rotatePin(request)
+      case 'wrapKey':
+        return this.#wrapKey(request)
+      case 'unwrapKey':
+        return this.#unwrapKey(request)
       case 'generateKey':
         return this.#generateKey(request)
       case 'destroyKey':
@@ -66,6 +90,15 @@ export class Administrator {
       default:
         return await this.#reload()
     }
+  }
+
+  #reportHead(request: Fields): WireValue {
+    const key = request.text('key')
+    const context = this.#desk.context(key)
+    this.#state.transaction(() => reportedHead(request, context))
+    this.#account(key, 'reportHead', context.keyId)
+    log.error('an origin is latched: its guard was rolled back', { key })
+    return null
   }
 
   #describe(request: Fields): WireValue {
@@ -109,16 +142,147 @@ export class Administrator {
     return status as unknown as WireValue // plain data of text, numbers and booleans
   }
 
+  #tokens(request: Fields): WireValue {
+    request.end()
+    const details = this.#module.tokens().map((token): TokenDetails => {
+      const { uri } = this.#tokenConfig(token.name)
+      const latched = this.#state.latch(token.latchName) ?? ''
+      const common = { ...token.status(), latched, pinRotation: token.pinRotation.phase ?? ('' as const) }
+      try {
+        return { ...common, fault: '', ...this.#module.onModule((module) => readTokenDetails(module, uri)) }
+      } catch (error) {
+        return { ...common, fault: error instanceof Error ? error.message : 'unknown', ...NOTHING_TOLD }
+      }
+    })
+    return details as unknown as WireValue // plain data of text, numbers and booleans
+  }
+
+  #latches(request: Fields): WireValue {
+    request.end()
+    return this.#state.latches().map((latch) => ({ ...latch }))
+  }
+
+  #keyRecords(request: Fields): WireValue {
+    request.end()
+    const latchOf = (name: string) => this.#state.latch(name) ?? ''
+    const records = [...this.#config.keys.values()].map(
+      ({ name, token, uri, kind, spkiDer, purposes, origin }): KeyRecord => ({
+        name,
+        token,
+        idHex: Buffer.from(uri.id).toString('hex'),
+        kind,
+        spkiDer,
+        purposes: [...purposes],
+        origin: origin ?? '',
+        uses: this.#state.uses(name),
+        latched: latchOf(`key:${name}`) || (origin === undefined ? '' : latchOf(`origin:${origin}`)),
+        fault: this.#module.keyFault(name)?.message ?? '',
+      }),
+    )
+    return records as unknown as WireValue // plain data of text, numbers and bytes
+  }
+
+  #objects(request: Fields): WireValue {
+    const token = request.text('token')
+    const offset = request.count('offset')
+    request.end()
+    const page = this.#module.onToken(token, (module, session) => listObjects(module, session, offset))
+    return page as unknown as WireValue // plain data of text, numbers and bytes
+  }
+
+  async #rotatePin(request: Fields): Promise<WireValue> {
+    const name = request.text('token')
+    const given = request.text('newPin')
+    request.end()
+    const { uri, pinFile } = this.#tokenConfig(name)
+    const token = this.#module.tokens().find((each) => each.name === name)
+    if (token === undefined) return refuse('unknown_token', `agent has no token ${name}`)
+    const rotation = token.pinRotation
+    const account = () => this.#state.account(rowOf(`token:${name}`, 'rotatePin', new Uint8Array(0)), 0)
+    const latched = this.#state.latch(token.latchName)
+    if (latched === undefined) {
+      const { pinLength } = this.#module.onModule((module) => readTokenDetails(module, uri))
+      if (given !== '') checkPin(given, pinLength)
+      const newPin = given === '' ? randomPin(pinLength) : given
+      rotation.begin(newPin, account)
+      this.#setPin(name, readPin(pinFile), newPin, rotation)
+      rotation.changed()
+    } else {
+      if (!rotation.interrupted) throw new HsmError('latched', 'token_latched', latched)
+      rotation.changed(() => {
+        account()
+        this.#state.liftLatch(token.latchName)
+      })
+      token.allowOneLogin()
+    }
+    await this.#module.reconnect()
+    const fault = this.#module.fault()
+    if (!token.loggedIn) throw fault ?? new HsmError('unavailable', 'token_absent', `token ${name} is not connected`)
+    log.warn('PIN changed', { token: name, resumed: latched !== undefined })
+    return { resumed: latched !== undefined }
+  }
+
+  /** C_SetPIN, whose failure leaves it open whether the PIN was changed, but for those that tell. */
+  #setPin(name: string, oldPin: string, newPin: string, rotation: PinRotation): void {
+    try {
+      this.#module.onToken(name, (module, session) =>
+        calling('C_SetPIN', () => module.C_SetPIN(session, oldPin, newPin)),
+      )
+    } catch (error) {
+      if (isPinUnchanged(error)) rotation.abandon()
+      if (isWrongPin(error)) {
+        const reason = `token refused the old PIN when it was to be changed (${String(error)}); check the PIN file`
+        this.#state.transaction(() => this.#state.setLatch(`token:${name}`, reason, Date.now()))
+        throw new HsmError('latched', 'token_latched', reason, { cause: error })
+      }
+      if (isPinUnchanged(error)) return refuse('pin_not_changed', `token does not take the new PIN (${String(error)})`)
+      const message = `it is not known whether token ${name} took the new PIN (${String(error)}); run the command again`
+      throw new HsmError('unavailable', 'pin_rotation_interrupted', message, { cause: error })
+    }
+  }
+
+  #wrapKey(request: Fields): WireValue {
+    const token = request.text('token')
+    const id = idOf(request.text('idHex'))
+    request.end()
+    this.#account(`token:${token}`, 'wrapKey', id)
+    const key = this.#module.onToken(token, (module, session) => wrapKey(module, session, id))
+    log.warn('key wrapped for a backup', { token, id: key.idHex, kek: key.kekIdHex })
+    return { ...key }
+  }
+
+  #unwrapKey(request: Fields): WireValue {
+    const token = request.text('token')
+    const key = wrappedKeyIn(request.fields('key'))
+    request.end()
+    this.#account(`token:${token}`, 'unwrapKey', key.spkiDer)
+    const { unproven, already } = this.#module.onToken(token, (module, session) => unwrapKey(module, session, key))
+    log.warn('key restored from a backup', { token, id: key.idHex, label: key.label, already })
+    const { idHex, spkiDer, kind, label } = key
+    const tokenLabel =
+      this.#module
+        .tokens()
+        .find(({ name }) => name === token)
+        ?.status().label ?? ''
+    const uri = formatKeyUri({ token: tokenLabel, id: idOf(idHex), object: label })
+    return { idHex, spkiDer, kind, token, uri, unproven, already }
+  }
+
+  #tokenConfig(name: string): TokenConfig {
+    return this.#config.tokens.get(name) ?? refuse('unknown_token', `agent has no token ${name}`)
+  }
+
   #generateKey(request: Fields): WireValue {
     const token = request.text('token')
     const label = request.text('label')
     const kind = request.text('kind')
+    const backup = request.flag('backup')
     request.end()
     if (!/^[a-zA-Z0-9_-]{1,63}$/.test(label)) refuse('bad_label', 'label is not 1 to 63 of a-z A-Z 0-9 _ -')
     if (!isKeyKind(kind)) refuse('bad_kind', `keys of kind ${JSON.stringify(kind)} are not made here`)
-    const key = this.#module.generateKey({ token, label, kind })
+    const key = this.#module.generateKey({ token, label, kind, backup })
     this.#account(`token:${token}`, 'generateKey', key.spkiDer)
-    log.info('key generated', { token, label, kind, id: key.idHex, unproven: key.unproven })
+    log.info('key generated', { token, label, kind, backup, id: key.idHex, unproven: key.unproven })
     return { ...key }
   }
 
@@ -126,8 +290,7 @@ export class Administrator {
     const token = request.text('token')
     const idHex = request.text('idHex')
     request.end()
-    if (!/^(?:[0-9a-f]{2}){1,255}$/.test(idHex)) refuse('bad_id', 'id is not hex')
-    const id = Uint8Array.from(Buffer.from(idHex, 'hex'))
+    const id = idOf(idHex)
     this.#account(`token:${token}`, 'destroyKey', id)
     this.#module.destroyKey(token, id)
     log.warn('key destroyed', { token, id: idHex })
@@ -182,8 +345,42 @@ export class Administrator {
   }
 
   #account(key: string, act: string, subject: Uint8Array): void {
-    const digest = new Uint8Array(32)
-    digest.set(subject.subarray(-32), 0)
-    this.#state.transaction(() => this.#state.account({ atMs: Date.now(), key, act, count: 1, digest }, 0))
+    this.#state.transaction(() => this.#state.account(rowOf(key, act, subject), 0))
   }
+}
+
+const NOTHING_TOLD = {
+  flags: [],
+  sessions: { open: -1, max: -1 },
+  memory: { publicFree: -1, privateFree: -1, privateTotal: -1 },
+  pinLength: { min: -1, max: -1 },
+} as const
+
+/** A line of the account about an act that is no use of a key. */
+function rowOf(key: string, act: string, subject: Uint8Array): Omit<AccountRow, 'sequence'> {
+  const digest = new Uint8Array(32)
+  digest.set(subject.subarray(-32), 0)
+  return { atMs: Date.now(), key, act, count: 1, digest }
+}
+
+function idOf(idHex: string): Uint8Array {
+  if (!/^(?:[0-9a-f]{2}){1,255}$/.test(idHex)) refuse('bad_id', 'id is not hex')
+  return Uint8Array.from(Buffer.from(idHex, 'hex'))
+}
+
+function wrappedKeyIn(fields: Fields): WrappedKey {
+  const label = fields.text('label')
+  const idHex = fields.text('idHex')
+  const kind = fields.text('kind')
+  const spkiDer = fields.bytes('spkiDer')
+  const mechanism = fields.text('mechanism')
+  const kekIdHex = fields.text('kekIdHex')
+  const wrapped = fields.bytes('wrapped')
+  fields.end()
+  if (!/^[a-zA-Z0-9_-]{1,63}$/.test(label)) refuse('bad_label', 'label is not 1 to 63 of a-z A-Z 0-9 _ -')
+  if (!isKeyKind(kind) || kindOfSpki(spkiDer) !== kind) return refuse('bad_kind', 'kind and public key do not agree')
+  if (mechanism !== 'AES-KWP') return refuse('bad_mechanism', `${JSON.stringify(mechanism)} is no mechanism of ours`)
+  idOf(idHex)
+  idOf(kekIdHex)
+  return { label, idHex, kind, spkiDer, mechanism, kekIdHex, wrapped }
 }

@@ -77,6 +77,14 @@ export interface AccountRow {
   readonly digest: Uint8Array
 }
 
+/** What an operator has to look at before it is lifted. */
+export interface Latch {
+  /** `token:…`, `key:…` or `origin:…`. */
+  readonly name: string
+  readonly reason: string
+  readonly atMs: number
+}
+
 /** A certificate authority that this key signed for itself: the issuer that its later certificates must name. */
 export interface PinnedAuthority {
   readonly subjectDer: Uint8Array
@@ -150,6 +158,22 @@ export class AgentState {
   liftLatch(name: string): boolean {
     this.#statements.unlatch.run(name)
     return this.#latches.delete(name)
+  }
+
+  /** Every latch that is set, oldest first. */
+  latches(): readonly Latch[] {
+    return this.#db.prepare('SELECT name, reason, at_ms atMs FROM latch ORDER BY at_ms, name').all() as readonly Latch[] // columns are named so
+  }
+
+  /** How far something that must survive a kill has come, or undefined; of administration, so not held in memory. */
+  mark(name: string): string | undefined {
+    const row = this.#db.prepare('SELECT value FROM meta WHERE name = ?').get(name) as { value: string } | undefined
+    return row?.value
+  }
+
+  setMark(name: string, value: string | undefined): void {
+    if (value === undefined) this.#db.prepare('DELETE FROM meta WHERE name = ?').run(name)
+    else this.#db.prepare('INSERT OR REPLACE INTO meta VALUES (?, ?)').run(name, value)
   }
 
   /** The last time signed under `name`, or 0. */

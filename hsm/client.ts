@@ -1,7 +1,16 @@
 /** The agent's client: requests pipelined over one stream, each with its own deadline; dialled again after a loss. */
 import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { AdminAgent, GeneratedKey } from './administration.ts'
+import type {
+  AdminAgent,
+  GeneratedKey,
+  KeyRecord,
+  LatchedName,
+  RestoredKey,
+  TokenDetails,
+  TokenObject,
+  WrappedKey,
+} from './administration.ts'
 import { readAnswer, requestValue, type AgentAnswer, type Method } from './protocol.ts'
 import {
   HsmError,
@@ -9,7 +18,6 @@ import {
   type AgentStatus,
   type GuardedHead,
   type KeyDescription,
-  type KeyKind,
   type SignedTreeHead,
   type SigningAgent,
   type TufRole,
@@ -196,6 +204,10 @@ class AgentClient implements AdminAgent {
     return (await this.#call('account', { ...request })) as unknown as readonly AccountLine[]
   }
 
+  async reportHead(report: Parameters<SigningAgent['reportHead']>[0]): Promise<void> {
+    await this.#call('reportHead', { ...report })
+  }
+
   async sct(request: Parameters<SigningAgent['sct']>[0]): Promise<Uint8Array> {
     return signatureIn(await this.#call('sct', { ...request, entry: { ...request.entry } }))
   }
@@ -220,8 +232,45 @@ class AgentClient implements AdminAgent {
     return (await this.#call('status', {})) as unknown as AgentStatus
   }
 
-  async generateKey(request: { token: string; label: string; kind: KeyKind }): Promise<GeneratedKey> {
-    return (await this.#call('generateKey', { ...request })) as unknown as GeneratedKey
+  async generateKey(request: Parameters<AdminAgent['generateKey']>[0]): Promise<GeneratedKey> {
+    const argument = { ...request, backup: request.backup ?? false }
+    return (await this.#call('generateKey', argument)) as unknown as GeneratedKey
+  }
+
+  async tokens(): Promise<readonly TokenDetails[]> {
+    return (await this.#call('tokens', {})) as unknown as readonly TokenDetails[]
+  }
+
+  async latches(): Promise<readonly LatchedName[]> {
+    return (await this.#call('latches', {})) as unknown as readonly LatchedName[]
+  }
+
+  async keyRecords(): Promise<readonly KeyRecord[]> {
+    return (await this.#call('keyRecords', {})) as unknown as readonly KeyRecord[]
+  }
+
+  async listObjects(token: string): Promise<readonly TokenObject[]> {
+    const found: TokenObject[] = []
+    for (;;) {
+      const page = (await this.#call('objects', { token, offset: found.length })) as unknown as {
+        readonly total: number
+        readonly objects: readonly TokenObject[]
+      }
+      found.push(...page.objects)
+      if (page.objects.length === 0 || found.length >= page.total) return found
+    }
+  }
+
+  async rotatePin({ token, newPin }: Parameters<AdminAgent['rotatePin']>[0]): Promise<{ readonly resumed: boolean }> {
+    return (await this.#call('rotatePin', { token, newPin: newPin ?? '' })) as { readonly resumed: boolean }
+  }
+
+  async wrapKey(request: { token: string; idHex: string }): Promise<WrappedKey> {
+    return (await this.#call('wrapKey', { ...request })) as unknown as WrappedKey
+  }
+
+  async unwrapKey({ token, key }: { token: string; key: WrappedKey }): Promise<RestoredKey> {
+    return (await this.#call('unwrapKey', { token, key: { ...key } })) as unknown as RestoredKey
   }
 
   async destroyKey(request: { token: string; idHex: string }): Promise<void> {

@@ -20,7 +20,7 @@ import { HsmError, type KeyKind } from './signing.ts'
 const ID_BYTES = 16
 
 /** Attributes that some tokens refuse to be given; dropped one after the other, then looked at. */
-const optionalFor = (kind: KeyKind): readonly { readonly name: string; readonly attribute: Attribute }[] => [
+export const optionalFor = (kind: KeyKind): readonly { readonly name: string; readonly attribute: Attribute }[] => [
   { name: 'DERIVE', attribute: { type: CKA.DERIVE, value: false } },
   { name: 'SIGN_RECOVER', attribute: { type: CKA.SIGN_RECOVER, value: false } },
   { name: 'UNWRAP', attribute: { type: CKA.UNWRAP, value: false } },
@@ -31,12 +31,27 @@ const optionalFor = (kind: KeyKind): readonly { readonly name: string; readonly 
   },
 ]
 
+interface BooleanAttribute {
+  readonly name: string
+  readonly type: number
+  readonly value: boolean
+}
+
+/** Out of the token never; or, for a key that is to be backed up, under a trusted key-encryption key alone. */
+const extraction = (backup: boolean): readonly BooleanAttribute[] =>
+  backup
+    ? [
+        { name: 'EXTRACTABLE', type: CKA.EXTRACTABLE, value: true },
+        { name: 'WRAP_WITH_TRUSTED', type: CKA.WRAP_WITH_TRUSTED, value: true },
+      ]
+    : [{ name: 'EXTRACTABLE', type: CKA.EXTRACTABLE, value: false }]
+
 /** What a private key must be; a key that is not is destroyed at once. */
-const HARD: readonly { readonly name: string; readonly type: number; readonly value: boolean }[] = [
+const hardFor = (backup: boolean): readonly BooleanAttribute[] => [
   { name: 'SENSITIVE', type: CKA.SENSITIVE, value: true },
   { name: 'ALWAYS_SENSITIVE', type: CKA.ALWAYS_SENSITIVE, value: true },
-  { name: 'EXTRACTABLE', type: CKA.EXTRACTABLE, value: false },
-  { name: 'NEVER_EXTRACTABLE', type: CKA.NEVER_EXTRACTABLE, value: true },
+  ...extraction(backup),
+  ...(backup ? [] : [{ name: 'NEVER_EXTRACTABLE', type: CKA.NEVER_EXTRACTABLE, value: true }]),
   { name: 'LOCAL', type: CKA.LOCAL, value: true },
   { name: 'SIGN', type: CKA.SIGN, value: true },
 ]
@@ -49,14 +64,18 @@ export interface FreshKey {
 }
 
 /** Generates a pair in a read-write session. Throws `refused` if the label is taken or the key is not what it must be. */
-export function generateKeyPair(module: Cryptoki, session: Handle, label: string, kind: KeyKind): FreshKey {
+export function generateKeyPair(
+  module: Cryptoki,
+  session: Handle,
+  { label, kind, backup = false }: { readonly label: string; readonly kind: KeyKind; readonly backup?: boolean },
+): FreshKey {
   if (findObjects(module, session, [{ type: CKA.LABEL, value: label }], 1).length > 0) {
     throw new HsmError('refused', 'label_exists', `token already has an object with the label ${label}`)
   }
   const id = randomBytes(ID_BYTES)
-  const { publicKey, privateKey } = generate(module, session, id, label, kind)
+  const { publicKey, privateKey } = generate(module, session, { id, label, kind, backup })
   try {
-    const unproven = readBack(module, session, privateKey, kind)
+    const unproven = readBack(module, session, privateKey, { kind, backup })
     const spkiDer = readSpki(module, session, publicKey, kind)
     if (kindOfSpki(spkiDer) !== kind) throw new HsmError('refused', 'wrong_kind', `token did not make a key of ${kind}`)
     return { id, spkiDer, handle: privateKey, unproven }
@@ -88,9 +107,7 @@ export function findSpki(module: Cryptoki, session: Handle, id: Uint8Array, kind
 function generate(
   module: Cryptoki,
   session: Handle,
-  id: Buffer,
-  label: string,
-  kind: KeyKind,
+  { id, label, kind, backup }: { id: Buffer; label: string; kind: KeyKind; backup: boolean },
 ): { publicKey: Handle; privateKey: Handle } {
   const { keyType, generation, parameters } = KIND_RULES[kind]
   const optional = optionalFor(kind)
@@ -108,7 +125,7 @@ function generate(
     { type: CKA.TOKEN, value: true },
     { type: CKA.PRIVATE, value: true },
     { type: CKA.SENSITIVE, value: true },
-    { type: CKA.EXTRACTABLE, value: false },
+    ...extraction(backup).map(({ type, value }) => ({ type, value })),
     { type: CKA.SIGN, value: true },
     { type: CKA.ID, value: id },
     { type: CKA.LABEL, value: label },
@@ -133,13 +150,23 @@ function generate(
 }
 
 /** Throws `refused` for a hard violation; returns what the token does not tell or does otherwise among the optional ones. */
-function readBack(module: Cryptoki, session: Handle, key: Handle, kind: KeyKind): string[] {
-  for (const { name, type, value } of HARD) {
+function readBack(
+  module: Cryptoki,
+  session: Handle,
+  key: Handle,
+  { kind, backup }: { kind: KeyKind; backup: boolean },
+): string[] {
+  for (const { name, type, value } of hardFor(backup)) {
     const [octet] = readAttribute(module, session, key, type)
     if ((octet === 1) !== value) {
       throw new HsmError('refused', 'attribute_violated', `token made a key with ${name} = ${String(octet)}; destroyed`)
     }
   }
+  return unheldOf(module, session, key, kind)
+}
+
+/** Names of the optional attributes that the token does not tell of this key, or has otherwise. */
+export function unheldOf(module: Cryptoki, session: Handle, key: Handle, kind: KeyKind): string[] {
   return optionalFor(kind)
     .filter(({ attribute }) => !holds(module, session, key, attribute))
     .map(({ name }) => name)
@@ -156,7 +183,8 @@ function holds(module: Cryptoki, session: Handle, key: Handle, { type, value }: 
   }
 }
 
-function readSpki(module: Cryptoki, session: Handle, publicKey: Handle, kind: KeyKind): Uint8Array {
+/** A public key object as SPKI; throws `refused` where its content is not of this kind. */
+export function readSpki(module: Cryptoki, session: Handle, publicKey: Handle, kind: KeyKind): Uint8Array {
   const read = (type: number) => readAttribute(module, session, publicKey, type)
   if (kind === 'ed25519') {
     return sequence(sequence(objectIdentifier(OID.ed25519)), bitString(unwrapPoint(read(CKA.EC_POINT), 32)))

@@ -171,10 +171,10 @@ export class HsmModule {
     }
   }
 
-  generateKey(request: { token: string; label: string; kind: KeyKind }): GeneratedKey {
+  generateKey(request: { token: string; label: string; kind: KeyKind; backup: boolean }): GeneratedKey {
     const token = this.#connectedToken(request.token)
     return token.withReadWriteSession((session) => {
-      const fresh = generateKeyPair(this.#module, session, request.label, request.kind)
+      const fresh = generateKeyPair(this.#module, session, request)
       const tokenLabel = token.status().label
       return {
         idHex: Buffer.from(fresh.id).toString('hex'),
@@ -185,6 +185,22 @@ export class HsmModule {
         unproven: fresh.unproven,
       }
     })
+  }
+
+  /** Runs `work` in a read-write session of its own on a token that is logged in; at once, so that no loss comes in between. */
+  onToken<T>(name: string, work: (module: Cryptoki, session: Handle) => T): T {
+    const token = this.#connectedToken(name)
+    try {
+      return token.withReadWriteSession((session) => work(this.#module, session))
+    } catch (error) {
+      if (isLost(error)) this.#reconnect()
+      throw error
+    }
+  }
+
+  /** Runs `work` with the module itself, for what needs no session; at once. */
+  onModule<T>(work: (module: Cryptoki) => T): T {
+    return work(this.#module)
   }
 
   destroyKey(tokenName: string, id: Uint8Array): void {

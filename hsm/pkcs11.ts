@@ -110,11 +110,10 @@ function failureOf(call: string, error: unknown): Pkcs11Failure {
 }
 
 const CKR = {
+  FUNCTION_NOT_SUPPORTED: 0x54,
   DEVICE_ERROR: 0x30,
   DEVICE_REMOVED: 0x32,
   KEY_HANDLE_INVALID: 0x60,
-  KEY_NOT_WRAPPABLE: 0x69,
-  KEY_UNEXTRACTABLE: 0x6a,
   OBJECT_HANDLE_INVALID: 0x82,
   PIN_INCORRECT: 0xa0,
   PIN_INVALID: 0xa1,
@@ -123,9 +122,11 @@ const CKR = {
   PIN_LOCKED: 0xa4,
   SESSION_CLOSED: 0xb0,
   SESSION_HANDLE_INVALID: 0xb3,
+  SESSION_READ_ONLY: 0xb5,
   SLOT_ID_INVALID: 0x3,
   TOKEN_NOT_PRESENT: 0xe0,
   TOKEN_NOT_RECOGNIZED: 0xe1,
+  TOKEN_WRITE_PROTECTED: 0xe2,
   USER_ALREADY_LOGGED_IN: 0x100,
   USER_NOT_LOGGED_IN: 0x101,
   CRYPTOKI_NOT_INITIALIZED: 0x190,
@@ -161,6 +162,28 @@ const PIN_FAILURES: ReadonlySet<number> = new Set([
 /** True if the token must be connected to anew. */
 export function isLost(error: unknown): boolean {
   return error instanceof Pkcs11Failure && LOST.has(error.rv)
+}
+
+/** The ones that cost an attempt, or say that none is left. */
+const WRONG_PIN: ReadonlySet<number> = new Set([CKR.PIN_INCORRECT, CKR.PIN_EXPIRED, CKR.PIN_LOCKED])
+
+/** Of C_SetPIN: the token says why it did nothing. */
+const PIN_UNCHANGED: ReadonlySet<number> = new Set([
+  ...PIN_FAILURES,
+  CKR.USER_NOT_LOGGED_IN,
+  CKR.FUNCTION_NOT_SUPPORTED,
+  CKR.SESSION_READ_ONLY,
+  CKR.TOKEN_WRITE_PROTECTED,
+])
+
+/** True if a PIN that was given to C_SetPIN or C_Login as the present one is not. */
+export function isWrongPin(error: unknown): boolean {
+  return error instanceof Pkcs11Failure && WRONG_PIN.has(error.rv)
+}
+
+/** True if C_SetPIN certainly changed nothing. */
+export function isPinUnchanged(error: unknown): boolean {
+  return error instanceof Pkcs11Failure && PIN_UNCHANGED.has(error.rv)
 }
 
 /** True if the token refused the PIN: never tried again without an operator. */

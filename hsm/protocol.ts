@@ -7,6 +7,7 @@ export const SIGNING_METHODS = [
   'key',
   'status',
   'guardedHead',
+  'reportHead',
   'tufVersions',
   'account',
   'certificate',
@@ -18,7 +19,21 @@ export const SIGNING_METHODS = [
 ] as const
 
 /** Methods of the admin channel alone; each is one of `AdminAgent`. */
-export const ADMIN_METHODS = ['caCertificate', 'generateKey', 'destroyKey', 'unlatch', 'raiseCap', 'reload'] as const
+export const ADMIN_METHODS = [
+  'tokens',
+  'latches',
+  'keyRecords',
+  'objects',
+  'rotatePin',
+  'wrapKey',
+  'unwrapKey',
+  'caCertificate',
+  'generateKey',
+  'destroyKey',
+  'unlatch',
+  'raiseCap',
+  'reload',
+] as const
 
 export type Method = (typeof SIGNING_METHODS)[number] | (typeof ADMIN_METHODS)[number]
 

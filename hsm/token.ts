@@ -19,6 +19,7 @@ import {
   type Handle,
 } from './pkcs11.ts'
 import type { TokenUri } from './pkcs11-uri.ts'
+import { PinRotation } from './pin-rotation.ts'
 import { SessionPool } from './session-pool.ts'
 import { HsmError, type AgentStatus, type Purpose } from './signing.ts'
 
@@ -33,6 +34,8 @@ export interface TokenFacts {
 
 export class Token {
   readonly name: string
+  /** The change of its PIN, if one is under way. */
+  readonly pinRotation: PinRotation
   readonly #config: TokenConfig
   readonly #module: Cryptoki
   readonly #state: AgentState
@@ -50,6 +53,7 @@ export class Token {
     this.#config = config
     this.#module = module
     this.#state = state
+    this.pinRotation = new PinRotation(state, config.name, config.pinFile)
     this.#log = log
     this.#sessionCount = sessionCount
     this.#pool = new SessionPool(sessionCount)
@@ -184,21 +188,29 @@ export class Token {
     if ((flags & CKF.USER_PIN_COUNT_LOW) !== 0 && !operatorSaidSo) {
       throw this.#latch('somebody has given a wrong PIN since the last login; check the PIN file, then unlatch')
     }
-    const pin = readPin(this.#config.pinFile)
+    const pin = readPin(this.pinRotation.loginFile)
     const row = { atMs: Date.now(), key: this.latchName, act: 'login', count: 1, digest: new Uint8Array(32) }
     this.#state.transaction(() => this.#state.account(row, 0))
     try {
       calling('C_Login', () => this.#module.C_Login(session, CKU.USER, pin))
+      this.pinRotation.accepted()
     } catch (error) {
-      if (isPinFailure(error)) throw this.#latch(`token refused the PIN (${String(error)})`)
+      if (isPinFailure(error)) {
+        throw this.#latch(`token refused the PIN (${String(error)})`, () => this.pinRotation.refused())
+      }
       // Login is of the process, not of the session.
       if (!isAlreadyLoggedIn(error)) throw error
     }
     this.#loggedIn = true
   }
 
-  #latch(reason: string): HsmError {
-    this.#state.transaction(() => this.#state.setLatch(this.latchName, reason, Date.now()))
+  /** `more` adds to the reason, in the transaction that latches. */
+  #latch(cause: string, more: () => string = () => ''): HsmError {
+    const reason = this.#state.transaction(() => {
+      const whole = `${cause}${more()}`
+      this.#state.setLatch(this.latchName, whole, Date.now())
+      return whole
+    })
     this.#log.error('token latched', { token: this.name, reason })
     return new HsmError('latched', 'token_latched', reason)
   }
@@ -221,7 +233,7 @@ export class Token {
 }
 
 /** The one token that has every attribute of the URI: neither serial nor label is unique by itself. */
-function findToken(module: Cryptoki, uri: TokenUri): { slot: Handle; facts: TokenFacts } {
+export function findToken(module: Cryptoki, uri: TokenUri): { slot: Handle; facts: TokenFacts } {
   const matching = calling('C_GetSlotList', () => module.C_GetSlotList(true))
     .map((slot) => ({ slot: Buffer.from(slot), facts: readFacts(module, slot) }))
     .filter(

@@ -18,8 +18,10 @@ export interface CheckContext {
 export interface Statement {
   /** Hashed as the key's kind has it, and signed. */
   readonly message: Uint8Array
-  /** What the caller gets for a signature that verified. */
-  readonly release: (signature: Uint8Array) => WireValue
+  /** What another key signs with it, if it can: the line for witnesses. */
+  readonly second?: { readonly key: string; readonly message: Uint8Array }
+  /** What the caller gets for a signature that verified, and for the second one. */
+  readonly release: (signature: Uint8Array, second?: Uint8Array) => WireValue
 }
 
 /** A purpose: reads its request, checks it, and says what is to be signed. Throws `HsmError` to refuse. */
@@ -102,6 +104,12 @@ export class Fields {
     return value.map((item: WireValue) =>
       item instanceof Uint8Array && item.length === 32 ? item : refuse('malformed', `${name} has no hash in it`),
     )
+  }
+
+  /** False if it is not there. */
+  flag(name: string): boolean {
+    const value = this.#take(name) ?? false
+    return typeof value === 'boolean' ? value : refuse('malformed', `${name} is not true or false`)
   }
 
   fields(name: string): Fields {

@@ -16,8 +16,9 @@ export interface RunningLoad {
   readonly ended: Promise<Ended>
 }
 
-export function startLoad(load: Load): RunningLoad {
-  const child = fork(join(import.meta.dirname, 'loader.ts'), { env: {}, execArgv: [], stdio: ['ignore', 2, 2, 'ipc'] })
+/** `env` is the whole environment of the loader. */
+export function startLoad(load: Load, env: Readonly<Record<string, string>> = {}): RunningLoad {
+  const child = fork(join(import.meta.dirname, 'loader.ts'), { env, execArgv: [], stdio: ['ignore', 2, 2, 'ipc'] })
   // One listener for each thing that is waited for.
   child.setMaxListeners(0)
   const order = (message: Order): void => void child.send(message)

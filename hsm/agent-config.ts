@@ -3,8 +3,10 @@ import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
+import { witnessOrigin } from '#tlog'
 import { decodePem, makeIssuer, type CertificateIssuer } from '#x509'
 import { KEY_KINDS, KINDS_OF, kindOfSpki } from './key-kinds.ts'
+import { MODULE_ENVIRONMENT, type ModuleSettings, type ModuleVariable } from './module-settings.ts'
 import { parseKeyUri, parseTokenUri, type KeyUri, type TokenUri } from './pkcs11-uri.ts'
 import { PURPOSES_OF_ROLE, ROLES, type Role } from './roles.ts'
 import type { KeyKind, KeyPurpose, TufRole } from './signing.ts'
@@ -22,8 +24,14 @@ const name = z.string().regex(/^[a-z0-9][a-z0-9._-]{0,62}$/, 'names are 1 to 63 
 const seconds = z.int().positive()
 
 const keySchema = z.strictObject({
-  uri: z.string().describe('RFC 7512 URI of the private key with its id'),
-  token: name.describe('name of its token below `tokens`'),
+  uri: z.string().optional().describe('RFC 7512 URI of the private key with its id'),
+  token: name.optional().describe('name of its token below `tokens`'),
+  uris: z
+    .array(z.strictObject({ token: name, uri: z.string() }))
+    .min(1)
+    .max(8)
+    .optional()
+    .describe('instead of uri and token: the same key on several tokens; the first that works signs'),
   spki: z.base64().describe('SubjectPublicKeyInfo, base64: the key on the token must be this one'),
   kind: z.enum(KEY_KINDS).optional().describe('what the public key must be; which purposes take it: docs/hsm'),
   curve: z.enum(['P-256', 'P-384']).optional().describe('older name of `kind`'),
@@ -37,6 +45,10 @@ const keySchema = z.strictObject({
     .enum(['rekor-v1', 'tlog', 'ct'])
     .optional()
     .describe('treeHead: signed note of Rekor v1 or of C2SP tlog-checkpoint, or RFC 6962 tree head'),
+  witnessKey: z
+    .string()
+    .optional()
+    .describe('treeHead: name of the Ed25519 key here (purpose witnessHead) that signs the same heads for witnesses'),
   issuerCertificate: z
     .string()
     .optional()
@@ -79,6 +91,15 @@ const roleSocketSchema = z
 const schema = z.strictObject({
   state: z.string().describe("folder of the agent's own state; one agent only, in no backup of the data"),
   modulePath: z.string().describe('PKCS#11 library'),
+  moduleParameters: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('initialisation parameters, as NSS wants them: configdir=…'),
+  moduleEnvironment: z
+    .partialRecord(z.enum(Object.keys(MODULE_ENVIRONMENT) as ModuleVariable[]), z.string().min(1)) // its own keys
+    .default({})
+    .describe('environment variables that the module reads; nothing else is in its environment'),
   tokens: z.record(
     name,
     z.strictObject({
@@ -128,13 +149,18 @@ export interface TokenConfig {
 
 export interface KeyConfig {
   readonly name: string
+  /** Of the first place. */
   readonly uri: KeyUri
   readonly token: string
+  /** Where the key lies, the preferred first. */
+  readonly places: readonly { readonly token: string; readonly uri: KeyUri }[]
   readonly spkiDer: Uint8Array
   readonly kind: KeyKind
   readonly purposes: ReadonlySet<KeyPurpose>
   readonly origin: string | undefined
   readonly style: 'rekor-v1' | 'tlog' | 'ct' | undefined
+  /** The key that signs the same heads for witnesses, and its 32 bytes. */
+  readonly witness: { readonly key: string; readonly raw: Uint8Array } | undefined
   readonly issuer: CertificateIssuer | undefined
   readonly ctSpkiDer: Uint8Array | undefined
   readonly maxValiditySeconds: number | undefined
@@ -155,8 +181,7 @@ export interface RoleSocket {
 
 export interface AgentConfig {
   readonly stateFolder: string
-  readonly modulePath: string
-  readonly softhsmConf: string | undefined
+  readonly module: ModuleSettings
   readonly tokens: ReadonlyMap<string, TokenConfig>
   readonly keys: ReadonlyMap<string, KeyConfig>
   readonly signingSocket: string | undefined
@@ -204,14 +229,20 @@ export function parseAgentConfig(text: string, folder: string): AgentConfig {
   )
   if (confs.size > 1) throw new AgentConfigError('tokens have different softhsmConf: the module reads one alone')
   const [softhsmConf] = confs
+  if (softhsmConf !== undefined && raw.moduleEnvironment.SOFTHSM2_CONF !== undefined) {
+    throw new AgentConfigError('softhsmConf and moduleEnvironment.SOFTHSM2_CONF are both given')
+  }
   const keys = new Map(
     Object.entries(raw.keys).map(([key, value]) => [key, reading(`keys.${key}`, () => keyConfig(key, value, raw, at))]),
   )
   checkKeysTogether(keys)
   return {
     stateFolder: at(raw.state),
-    modulePath: at(raw.modulePath),
-    softhsmConf: softhsmConf === undefined ? undefined : at(softhsmConf),
+    module: {
+      path: at(raw.modulePath),
+      parameters: raw.moduleParameters,
+      environment: { ...raw.moduleEnvironment, ...(softhsmConf === undefined ? {} : { SOFTHSM2_CONF: at(softhsmConf) }) },
+    },
     tokens,
     keys,
     signingSocket: raw.sockets.signing === undefined ? undefined : socketPath(at(raw.sockets.signing)),
@@ -246,7 +277,7 @@ function keyConfig(
   whole: z.infer<typeof schema>,
   at: (relative: string) => string,
 ): KeyConfig {
-  if (whole.tokens[value.token] === undefined) throw new AgentConfigError(`token ${value.token} is not configured`)
+  const [first, ...others] = placesOf(value, whole)
   const { spkiDer, kind } = publicKey(value.spki, value.kind ?? value.curve)
   const purposes = new Set(value.purposes)
   if (!PURPOSE_SETS.some((set) => set.length === purposes.size && set.every((purpose) => purposes.has(purpose)))) {
@@ -261,6 +292,7 @@ function keyConfig(
   needs('treeHead', 'style', value.style)
   needs('witnessHead', 'origin', value.origin)
   needs('tuf', 'tufRoles', value.tufRoles)
+  if (value.witnessKey !== undefined && !purposes.has('treeHead')) throw new AgentConfigError('witnessKey is for logs')
   if (purposes.has('sct') && value.style !== 'ct') throw new AgentConfigError('purpose sct needs style ct')
   if (purposes.has('set') && value.style !== 'rekor-v1') throw new AgentConfigError('purpose set needs style rekor-v1')
   for (const purpose of purposes) {
@@ -270,13 +302,15 @@ function keyConfig(
   const days = value.tufMaxValidityDays ?? {}
   return {
     name: key,
-    uri: parseKeyUri(value.uri),
-    token: value.token,
+    uri: first.uri,
+    token: first.token,
+    places: [first, ...others],
     spkiDer,
     kind,
     purposes,
     origin: value.origin,
     style: value.style,
+    witness: value.witnessKey === undefined ? undefined : witnessOf(value.witnessKey, value.origin ?? '', whole),
     issuer: value.issuerCertificate === undefined ? undefined : issuerOf(at(value.issuerCertificate), spkiDer),
     ctSpkiDer:
       value.ctKey === undefined ? undefined : publicKey(whole.keys[value.ctKey]?.spki ?? value.ctKey, 'P-256').spkiDer,
@@ -291,6 +325,22 @@ function keyConfig(
       timestamp: (days.timestamp ?? 31) * DAY_SECONDS,
     },
   }
+}
+
+type Place = KeyConfig['places'][number]
+
+function placesOf(value: z.infer<typeof keySchema>, whole: z.infer<typeof schema>): [Place, ...Place[]] {
+  const { uri, token, uris } = value
+  const single = uri === undefined && token === undefined ? undefined : { uri: uri ?? '', token: token ?? '' }
+  if ((single === undefined) === (uris === undefined)) throw new AgentConfigError('give uri and token, or uris')
+  const [first, ...others] = (uris ?? (single === undefined ? [] : [single])).map((place) => {
+    if (whole.tokens[place.token] === undefined) throw new AgentConfigError(`token ${place.token} is not configured`)
+    return { token: place.token, uri: parseKeyUri(place.uri) }
+  })
+  if (first === undefined) throw new AgentConfigError('give uri and token, or uris')
+  const tokens = new Set([first, ...others].map((place) => place.token))
+  if (tokens.size <= others.length) throw new AgentConfigError('uris name a token twice')
+  return [first, ...others]
 }
 
 /** Two names for one key would let one service speak with the other's voice; two keys for one origin have two guards. */
@@ -308,6 +358,25 @@ function checkKeysTogether(keys: ReadonlyMap<string, KeyConfig>): void {
     if (rival !== undefined) throw new AgentConfigError(`keys ${rival} and ${key.name} have the same origin`)
     byOrigin.set(key.origin, key.name)
   }
+  // Its name says which log a checkpoint is of: another log's origin in a witness's form would make them one.
+  for (const key of keys.values()) {
+    const rival = key.witness && byOrigin.get(witnessOrigin(key.origin ?? ''))
+    if (rival === undefined || rival === key.name) continue
+    throw new AgentConfigError(`witnesses could not tell the logs of keys ${rival} and ${key.name} apart`)
+  }
+}
+
+/** The second key of a log: under the log's own origin, in the form that witnesses take. */
+function witnessOf(key: string, origin: string, whole: z.infer<typeof schema>): NonNullable<KeyConfig['witness']> {
+  const found = whole.keys[key]
+  if (found?.purposes.includes('witnessHead') !== true) {
+    throw new AgentConfigError(`witnessKey ${key} is no key here with the purpose witnessHead`)
+  }
+  const wanted = witnessOrigin(origin)
+  if (found.origin !== wanted)
+    throw new AgentConfigError(`witnessKey ${key} needs the origin ${JSON.stringify(wanted)}`)
+  const { spkiDer } = publicKey(found.spki, 'ed25519')
+  return { key, raw: spkiDer.slice(-32) }
 }
 
 function issuerOf(path: string, spkiDer: Uint8Array): CertificateIssuer {

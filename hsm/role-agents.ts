@@ -37,6 +37,7 @@ function join(connected: ReadonlyMap<Role, SigningAgent>): SigningAgent {
     certificate: async (request) => await of('ca').certificate(request),
     treeHead: async (request) => await of('log').treeHead(request),
     guardedHead: async (request) => await of('log').guardedHead(request),
+    reportHead: async (report) => await of('log').reportHead(report),
     sct: async (request) => await of('log').sct(request),
     set: async (request) => await of('log').set(request),
     timestamp: async (request) => await of('timestamp').timestamp(request),

@@ -41,7 +41,7 @@ export class RoleScope {
   check(method: string, argument: WireValue): void {
     if (method === 'status') return
     const offered: readonly string[] = PURPOSES_OF_ROLE[this.#role]
-    const guards = method === 'guardedHead' && this.#role === 'log'
+    const guards = (method === 'guardedHead' || method === 'reportHead') && this.#role === 'log'
     const versions = method === 'tufVersions' && this.#role === 'trust'
     if (method !== 'key' && !guards && !versions && !offered.includes(method)) {
       throw new HsmError('refused', 'wrong_socket', `${method} is not for the socket of the role ${this.#role}`)

@@ -19,7 +19,7 @@ import { checkSet } from './purposes/set.ts'
 import { checkTimestamp } from './purposes/timestamp.ts'
 import { checkTreeHead } from './purposes/tree-head.ts'
 import { checkTuf } from './purposes/tuf.ts'
-import { HsmError, type Purpose } from './signing.ts'
+import { HsmError, type KeyPurpose, type Purpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
 
 const CHECKS: Readonly<Record<Purpose, Check>> = {
@@ -34,6 +34,9 @@ const CHECKS: Readonly<Record<Purpose, Check>> = {
 
 /** Accounted for by count and digest: they come by the hundred, and each is public in its log anyway. */
 const BATCHED: ReadonlySet<Purpose> = new Set(['sct', 'set', 'treeHead', 'timestamp'])
+
+/** What waits for a tree head does not wait longer than this for the line of a witness key that is in trouble. */
+const SECOND_LINE_MS = 500
 
 /** Bounds how long the event loop is held, and what is urgent waits: about 30 ms of signing and verifying. */
 const BATCH = 256
@@ -170,24 +173,37 @@ export class SigningDesk {
     // Before the check: it takes versions and quotas, which a token that is away would waste.
     const fault = this.#options.module.fault()
     if (fault?.code === 'latched') throw fault
-    return { waiting, key, statement: CHECKS[purpose](request, context) }
+    return { waiting, key, statement: this.#signable(CHECKS[purpose](request, context)) }
+  }
+
+  /** Without its second signature, if the key for that cannot sign: a log does not stop for its witnesses' sake. */
+  #signable(statement: Statement): Statement {
+    const { second, ...rest } = statement
+    if (second === undefined) return statement
+    const { state, module } = this.#options
+    const usable = state.latch(`key:${second.key}`) === undefined && module.keyFault(second.key) === undefined
+    return usable ? statement : rest
   }
 
   #accountFor(approved: readonly Approved[]): void {
     const { state } = this.#options
     const atMs = this.#options.now()
     if (this.#withheld.size > 0) this.#accountWithheld()
-    const batches = new Map<string, { key: string; act: Purpose; digests: Uint8Array[] }>()
+    const batches = new Map<string, { key: string; act: KeyPurpose; digests: Uint8Array[] }>()
+    const addTo = (name: string, act: KeyPurpose, digest: Uint8Array): void => {
+      const batch = batches.get(`${name} ${act}`)
+      if (batch === undefined) batches.set(`${name} ${act}`, { key: name, act, digests: [digest] })
+      else batch.digests.push(digest)
+    }
     for (const { waiting, key, statement } of approved) {
       const digest = sha256(statement.message)
       if (!BATCHED.has(waiting.purpose)) {
         state.account({ atMs, key: key.name, act: waiting.purpose, count: 1, digest }, 1)
         continue
       }
-      const name = `${key.name} ${waiting.purpose}`
-      const batch = batches.get(name)
-      if (batch === undefined) batches.set(name, { key: key.name, act: waiting.purpose, digests: [digest] })
-      else batch.digests.push(digest)
+      addTo(key.name, waiting.purpose, digest)
+      const { second } = statement
+      if (second !== undefined) addTo(second.key, 'witnessHead', sha256(second.message))
     }
     for (const { key, act, digests } of batches.values()) {
       const [only] = digests
@@ -206,20 +222,52 @@ export class SigningDesk {
     this.#withheld = new Map()
   }
 
-  #sign({ waiting, key, statement }: Approved): void {
+  /** At once where the keys are quick, so that a batch is released in one turn; otherwise on pool threads. */
+  #sign(approved: Approved): void {
+    const { waiting, key, statement } = approved
     const { module } = this.#options
+    const { second } = statement
     const signature = module.signAtOnce(key.name, waiting.purpose, statement.message)
-    if (signature !== undefined) {
+    if (signature !== undefined && second === undefined) {
       waiting.resolve(statement.release(signature))
       return
     }
-    module.sign(key.name, waiting.purpose, statement.message, waiting.deadlineAtMs).then(
-      (later) => waiting.resolve(statement.release(later)),
-      (error: unknown) => {
-        this.#withheld.set(key.name, (this.#withheld.get(key.name) ?? 0) + 1)
-        waiting.reject(error)
-      },
-    )
+    const other = signature && second && module.signAtOnce(second.key, waiting.purpose, second.message)
+    if (signature !== undefined && other !== undefined) waiting.resolve(statement.release(signature, other))
+    else void this.#signLater(approved, signature)
+  }
+
+  async #signLater({ waiting, key, statement }: Approved, begun: Uint8Array | undefined): Promise<void> {
+    const { module } = this.#options
+    const { second } = statement
+    const { purpose, deadlineAtMs } = waiting
+    try {
+      const signature = begun ?? (await module.sign(key.name, purpose, statement.message, deadlineAtMs))
+      waiting.resolve(statement.release(signature, second && (await this.#signSecond(second, waiting))))
+    } catch (error) {
+      this.#withhold(key.name)
+      if (second !== undefined) this.#withhold(second.key)
+      waiting.reject(error)
+    }
+  }
+
+  /** Undefined if it cannot be had soon: the first signature is released without it. */
+  async #signSecond(
+    { key, message }: NonNullable<Statement['second']>,
+    { purpose, deadlineAtMs }: Waiting,
+  ): Promise<Uint8Array | undefined> {
+    try {
+      const soon = Math.min(deadlineAtMs, performance.now() + SECOND_LINE_MS)
+      return await this.#options.module.sign(key, purpose, message, soon)
+    } catch (error) {
+      this.#withhold(key)
+      this.#options.log.warn('a tree head goes without the line for witnesses', { key, error: String(error) })
+      return undefined
+    }
+  }
+
+  #withhold(key: string): void {
+    this.#withheld.set(key, (this.#withheld.get(key) ?? 0) + 1)
   }
 }
 

@@ -70,11 +70,31 @@ export interface TreeHeadRequest {
   readonly timestampMs: number
   /** From the guarded head (`guardedHead`) to `size`; 32-byte hashes, RFC 6962 §2.1.2; empty if the guard is at 0 or at `size`. */
   readonly consistencyProof: readonly Uint8Array[]
+  /** Sign for witnesses too, if the key has a `witnessKey`: one more signature. */
+  readonly witnessed?: boolean
 }
 
 /** `note` for a checkpoint log: the signed note as served. `signature` for every log: DER, for CT over the RFC 6962 tree head. */
 export interface SignedTreeHead {
   readonly note: string
+  readonly signature: Uint8Array
+  /**
+   * What witnesses take: the checkpoint with the line of the log's Ed25519 key; for style tlog the same note, with that
+   * line after the P-256 one. Missing or empty if it was not asked for, or that key could not sign just now.
+   */
+  readonly witnessNote?: string
+}
+
+/** A head that this key signed, brought back from outside (an anchor). */
+export interface HeadReport {
+  readonly key: string
+  readonly origin: string
+  readonly size: number
+  /** 32 bytes. */
+  readonly rootHash: Uint8Array
+  /** Of a CT tree head; 0 for notes. */
+  readonly timestampMs: number
+  /** DER, as `SignedTreeHead` has it. */
   readonly signature: Uint8Array
 }
 
@@ -137,6 +157,12 @@ export interface SigningAgent {
   treeHead(request: TreeHeadRequest): Promise<SignedTreeHead>
   /** The last head that the agent made durable for this origin; size 0 (root: SHA-256 of nothing) before the first. */
   guardedHead(request: { readonly key: string; readonly origin: string }): Promise<GuardedHead>
+  /**
+   * Latches the origin if the report is truly a signature of this key over a head that the guard does not know of (a
+   * larger size, or another root at its size): the agent's state was rolled back. Rejects `refused` for anything else,
+   * so that nobody can stop a log with it but by the log's own signature.
+   */
+  reportHead(report: HeadReport): Promise<void>
   /** The last version that this key signed for each of its TUF roles; 0 before the first. No lower one is ever signed. */
   tufVersions(request: { readonly key: string }): Promise<Readonly<Partial<Record<TufRole, number>>>>
   /** At most `limit` (and 1000) lines of the account of key uses, from line `from` on; 1 is the first. */

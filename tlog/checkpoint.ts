@@ -56,6 +56,14 @@ export function signatureName(origin: string): string {
 }
 
 /**
+ * The origin under which witnesses know a log: its own, or `<host>/<tree id>` for Rekor v1's `<host> - <tree id>`, since
+ * the name of a C2SP key has no spaces and witnesses want it to be the origin.
+ */
+export function witnessOrigin(origin: string): string {
+  return origin.replace(/^(\S+) - ([0-9]+)$/, '$1/$2')
+}
+
+/**
  * Verifies a note as the checkpoint of the log with this origin and key (SubjectPublicKeyInfo: P-256 or P-384 with the
  * hint of `keyHintSpki`, or Ed25519 with C2SP's) and returns what it says. Lines of other keys are ignored, except for
  * an origin of Rekor v1's form, whose note must have one line only. Throws `malformed_note`, `malformed_checkpoint`,

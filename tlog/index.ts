@@ -1,4 +1,12 @@
-export { type Checkpoint, formatCheckpoint, parseCheckpoint, signatureName, verifyCheckpoint } from './checkpoint.ts'
+export {
+  type Checkpoint,
+  formatCheckpoint,
+  parseCheckpoint,
+  signatureName,
+  verifyCheckpoint,
+  witnessOrigin,
+} from './checkpoint.ts'
+export { parseWitnessKey, verifyCosignature, type WitnessKey } from './cosignature.ts'
 export { TlogError, type TlogErrorCode } from './errors.ts'
 export {
   formatNote,
@@ -7,9 +15,11 @@ export {
   type Note,
   type NoteSignature,
   parseNote,
+  parseSignatureLines,
   signNoteText,
   vkeyEcdsa,
   vkeyEd25519,
+  withSignatures,
 } from './note.ts'
 export {
   type ConsistencyClaim,

@@ -64,11 +64,23 @@ export function parseNote(note: string): Note {
   if (split < 0) throw new TlogError('malformed_note', 'the note has no empty line before its signatures')
   const text = note.slice(0, split + 1)
   checkText(text)
-  const block = note.slice(split + 2)
+  return { text, signatures: parseSignatureLines(note.slice(split + 2)) }
+}
+
+/** Parses the lines after a note's empty line, as a witness sends them alone; verifies nothing. Throws `malformed_note`. */
+export function parseSignatureLines(block: string): readonly NoteSignature[] {
   if (!block.endsWith('\n')) throw new TlogError('malformed_note', 'the note does not end in a newline')
   const lines = block.slice(0, -1).split('\n')
   if (lines.length > MAX_SIGNATURES) throw new TlogError('malformed_note', `more than ${MAX_SIGNATURES} signatures`)
-  return { text, signatures: lines.map(parseSignatureLine) }
+  return lines.map(parseSignatureLine)
+}
+
+/** The note with these lines after its own; of a line that it has already there stays one. Throws `malformed_note`. */
+export function withSignatures(note: string, more: readonly NoteSignature[]): string {
+  const { text, signatures } = parseNote(note)
+  const named = (line: NoteSignature) => `${line.name} ${toBase64(line.keyHint)}`
+  const have = new Set(signatures.map(named))
+  return formatNote(text, [...signatures, ...more.filter((line) => !have.has(named(line)))])
 }
 
 /** First 4 bytes of SHA-256(SPKI): the hint of every key in Rekor v1, of ECDSA keys in C2SP (type 0x02). */

@@ -26,3 +26,10 @@ export function parseNoteKey(spkiDer: Uint8Array): NoteKey {
   if (form === undefined) throw new TlogError('malformed_key', 'not the SPKI of a P-256, P-384 or Ed25519 key')
   return { algorithm: form.algorithm, spkiDer, raw: new Uint8Array(spkiDer.subarray(-form.length)) }
 }
+
+/** An Ed25519 key from its 32 bytes; throws `malformed_key`. */
+export function ed25519NoteKey(raw: Uint8Array): NoteKey {
+  if (raw.length !== 32) throw new TlogError('malformed_key', `an Ed25519 key of ${raw.length} bytes, not 32`)
+  const prefix = Uint8Array.of(0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00) // as in SPKI_FORMS
+  return { algorithm: 'Ed25519', spkiDer: Uint8Array.of(...prefix, ...raw), raw }
+}

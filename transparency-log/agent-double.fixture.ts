@@ -107,6 +107,7 @@ export function makeAgentDouble(options: { stateFile?: string; style?: 'note' | 
       const line = { name: signatureName(origin), keyHint: keyHintSpki(spkiDer), signature }
       return { note: formatNote(text, [line]), signature }
     },
+    reportHead: notHere,
     set: ({ body, integratedTimeSeconds, logIndex }) =>
       signEntry(Buffer.concat([body, Buffer.from(`${integratedTimeSeconds} ${logIndex}`)])),
     sct: ({ entry, timestampMs }) => signEntry(sctSignatureInput(entry, timestampMs, new Uint8Array(0))),

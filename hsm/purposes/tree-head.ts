@@ -2,14 +2,18 @@
  * Tree heads, through the guard: the last sealed head of each origin is durable here before its successor is signed, so
  * that no process can have two histories signed. A contradiction latches the origin until an operator acts.
  */
+import { verify } from 'node:crypto'
 import {
   emptyRoot,
   formatCheckpoint,
   formatNote,
+  keyHintC2sp,
   keyHintSpki,
+  type NoteSignature,
   signatureName,
   TlogError,
   verifyConsistency,
+  witnessOrigin,
 } from '#tlog'
 import { treeHeadSignatureInput } from '#x509'
 import type { Guard } from '../agent-state.ts'
@@ -18,6 +22,9 @@ import { checkLogTime, equal, refuse, type Check, type CheckContext, type Fields
 
 /** A proof between trees of less than 2^53 leaves has at most this many hashes (RFC 6962 §2.1.2). */
 const MAX_PROOF_HASHES = 2 * 53 + 1
+
+/** C2SP signed-note's number of this kind of key. */
+const ED25519_NOTE_KEY = 1
 
 interface Head {
   readonly origin: string
@@ -34,6 +41,7 @@ export const checkTreeHead: Check = (request, context) => {
     timestampMs: request.count('timestampMs'),
   }
   const proof = request.hashes('consistencyProof', MAX_PROOF_HASHES)
+  const witnessed = request.flag('witnessed')
   request.end()
   const guard = guardOf(head.origin, context)
   const isCt = context.key.style === 'ct'
@@ -45,7 +53,31 @@ export const checkTreeHead: Check = (request, context) => {
     const timestampMs = isCt ? head.timestampMs : 0
     context.state.setGuard({ ...head, timestampMs, keyId: context.keyId })
   }
-  return isCt ? signedTreeHead(head) : signedNote(head, context)
+  return statementOf(head, context, witnessed)
+}
+
+/** Latches the origin of a head that its key signed and its guard has forgotten. Refuses anything else. */
+export function reportedHead(request: Fields, context: CheckContext): void {
+  const head: Head = {
+    origin: request.text('origin'),
+    size: request.count('size'),
+    rootHash: request.hash('rootHash'),
+    timestampMs: request.count('timestampMs'),
+  }
+  const signature = request.bytes('signature')
+  request.end()
+  const guard = guardOf(head.origin, context)
+  const { message } = statementOf(head, context, false)
+  const { spkiDer } = context.key
+  const key = { key: Buffer.from(spkiDer), format: 'der', type: 'spki' } as const
+  if (!verify('sha256', message, key, signature)) refuse('bad_signature', 'the reported head is not signed by this key')
+  if (head.size < guard.size || (head.size === guard.size && equal(head.rootHash, guard.rootHash))) {
+    refuse('no_contradiction', `the guard of ${head.origin} at size ${guard.size} knows of more`)
+  }
+  const found =
+    `its key signed size ${head.size} root ${hex(head.rootHash)}, as an anchor shows, and this guard remembers size ` +
+    `${guard.size} root ${hex(guard.rootHash)}: the agent's state was rolled back`
+  context.state.setLatch(`origin:${head.origin}`, found, context.nowMs)
 }
 
 /** The guarded head of an origin of this key, for the log to prove its growth from. */
@@ -91,21 +123,35 @@ function checkTime(head: Head, guard: Guard, context: CheckContext): void {
   if (head.timestampMs < guard.timestampMs) refuse('time_steps_back', 'time is before that of the last tree head')
 }
 
-/** RFC 6962 §3.5. */
-function signedTreeHead(head: Head): Statement {
-  return {
-    message: treeHeadSignatureInput(head.size, head.timestampMs, head.rootHash),
-    release: (signature) => ({ note: '', signature }),
-  }
-}
-
-/** C2SP tlog-checkpoint and Rekor v1 differ in origin and name alone; both take the first bytes of the SPKI's hash as hint. */
-function signedNote({ origin, size, rootHash }: Head, { key }: CheckContext): Statement {
+/**
+ * CT: RFC 6962 §3.5. Otherwise a note: C2SP tlog-checkpoint and Rekor v1 differ in origin and name alone, and both take the
+ * first bytes of the SPKI's hash as hint. The witness key signs the same size and root, and only together with them.
+ */
+function statementOf(head: Head, { key }: CheckContext, witnessed: boolean): Statement {
+  const { origin, size, rootHash, timestampMs } = head
+  const { style, witness } = key
   const body = formatCheckpoint({ origin, size, rootHash })
-  const line = { name: signatureName(origin), keyHint: keyHintSpki(key.spkiDer) }
+  const ownLine = { name: signatureName(origin), keyHint: keyHintSpki(key.spkiDer) }
+  const noteOf = (signature: Uint8Array) => (style === 'ct' ? '' : formatNote(body, [{ ...ownLine, signature }]))
+  const message = style === 'ct' ? treeHeadSignatureInput(size, timestampMs, rootHash) : new TextEncoder().encode(body)
+  if (!witnessed || witness === undefined) {
+    return { message, release: (signature) => ({ note: noteOf(signature), signature, witnessNote: '' }) }
+  }
+  // One body for both lines where the origin can be a key's name; only Rekor v1's, with its spaces, cannot.
+  const name = witnessOrigin(origin)
+  const witnessBody = formatCheckpoint({ origin: name, size, rootHash })
+  const witnessLine = { name, keyHint: keyHintC2sp(name, ED25519_NOTE_KEY, witness.raw) }
   return {
-    message: new TextEncoder().encode(body),
-    release: (signature) => ({ note: formatNote(body, [{ ...line, signature }]), signature }),
+    message,
+    second: { key: witness.key, message: new TextEncoder().encode(witnessBody) },
+    release: (signature, second) => {
+      const note = noteOf(signature)
+      if (second === undefined) return { note, signature, witnessNote: '' }
+      const line: NoteSignature = { ...witnessLine, signature: second }
+      // Some verifiers take the first line with the log's name: the P-256 line stays first.
+      const both = style === 'tlog' ? formatNote(body, [{ ...ownLine, signature }, line]) : undefined
+      return { note: both ?? note, signature, witnessNote: both ?? formatNote(witnessBody, [line]) }
+    },
   }
 }
 

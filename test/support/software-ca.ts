@@ -91,6 +91,7 @@ function softwareAgent(spkiDer: Uint8Array, signTbs: (tbsDer: Uint8Array) => Uin
     certificate: async ({ tbsDer }) => Promise.resolve(Uint8Array.from(signTbs(tbsDer))),
     treeHead: absent,
     guardedHead: absent,
+    reportHead: absent,
     sct: absent,
     set: absent,
     timestamp: absent,

@@ -124,6 +124,7 @@ export function memoryAgent(...names: string[]): SigningAgent & { readonly reque
     certificate: unused,
     treeHead: unused,
     guardedHead: unused,
+    reportHead: unused,
     sct: unused,
     set: unused,
     timestamp: unused,

@@ -59,7 +59,7 @@ export const CATALOGUE = {
   },
   restore_other_history: { exit: EXIT.integrity, severity: 'refusal', title: 'Backup and guard hold two histories' },
   restore_other_key: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent has another key for a log' },
-  guard_lost: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
+  restore_without_guard: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
 } as const satisfies Readonly<Record<string, Condition>>
 
 export type Code = keyof typeof CATALOGUE

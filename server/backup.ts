@@ -1,0 +1,146 @@
+/** The administrative verb `backup`, and how long ago the last one was. */
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { dirname, isAbsolute } from 'node:path'
+import { z } from 'zod'
+import { OperatorError } from '#alarms'
+import { backUp, type FinishedBackup } from '#lifecycle'
+import type { AdminRequest } from './admin.ts'
+import type { LoadedConfig } from './config.ts'
+import type { Parts } from './main.ts'
+
+const argument = z.strictObject({
+  target: z.string().refine(isAbsolute, 'an absolute path'),
+  since: z.string().refine(isAbsolute, 'an absolute path').optional(),
+  /** Wrapped keys, base64, by name: the command fetched them from the agent's admin socket. */
+  wrappedKeys: z.record(z.string().regex(/^[A-Za-z0-9._-]{1,64}$/), z.base64()).optional(),
+})
+
+const lastBackup = z.object({
+  finishedAt: z.iso.datetime(),
+  target: z.string(),
+  manifestSha256: z.string(),
+  bytes: z.int(),
+})
+
+/** The newest backup that this installation finished; kept in `run/last-backup.json`. */
+export type LastBackup = z.infer<typeof lastBackup>
+
+/** Said over the admin socket; small JSON. */
+export type BackupAnswer = FinishedBackup
+
+/** One backup at a time: two would read the same disk twice as long. */
+let running = false
+
+/** Makes a backup of what is running; tells its steps. */
+export async function backupVerb(parts: Parts, { argument: given, progress, signal }: AdminRequest): Promise<BackupAnswer> {
+  const parsed = argument.safeParse(given)
+  if (!parsed.success) throw new OperatorError('backup_target_exists', parsed.error.issues[0]?.message ?? 'no target')
+  if (running) throw Object.assign(new Error('a backup is being made just now; wait for it'), { code: 'busy' })
+  running = true
+  try {
+    const { target, since, wrappedKeys = {} } = parsed.data
+    const finished = await backUp(await sourcesOf(parts, wrappedKeys), {
+      target,
+      ...(since === undefined ? {} : { since }),
+      onStep: progress,
+      signal,
+    })
+    remember(parts.loaded, finished)
+    checkBackupAge(parts, new Date())
+    return finished
+  } finally {
+    running = false
+  }
+}
+
+/** The last backup that was finished, or undefined if none is known. */
+export function readLastBackup({ resolve }: LoadedConfig): LastBackup | undefined {
+  try {
+    return lastBackup.parse(JSON.parse(readFileSync(resolve(LAST_BACKUP), 'utf8')))
+  } catch {
+    // Lost or never written: as good as no backup.
+    return undefined
+  }
+}
+
+/** Raises or clears `backup_overdue`; called regularly. Without `backup.maxAgeHours` it never alarms. */
+export function checkBackupAge({ loaded, alarms }: Pick<Parts, 'loaded' | 'alarms'>, now: Date): void {
+  const { backup } = loaded.config
+  if (backup === undefined) return
+  const last = readLastBackup(loaded)
+  const hours = last === undefined ? undefined : (now.getTime() - Date.parse(last.finishedAt)) / 3_600_000
+  const overdue = hours === undefined || hours > backup.maxAgeHours
+  alarms.set(
+    'backup_overdue',
+    'backup',
+    overdue
+      ? `${hours === undefined ? 'no backup was ever finished' : `the last backup is ${Math.floor(hours)} hours old`}, at most ${backup.maxAgeHours} are configured; make one with: chancery backup`
+      : undefined,
+  )
+}
+
+/** Often enough for a limit of an hour. */
+const CHECK_MS = 60_000
+
+/** Looks at the age of the last backup now and every minute; returns a function that stops. */
+export function watchBackupAge(parts: Pick<Parts, 'loaded' | 'alarms'>): () => void {
+  checkBackupAge(parts, new Date())
+  const timer = setInterval(() => checkBackupAge(parts, new Date()), CHECK_MS).unref()
+  return () => clearInterval(timer)
+}
+
+const LAST_BACKUP = 'run/last-backup.json'
+
+function remember({ resolve }: LoadedConfig, { target, manifestSha256, bytes }: FinishedBackup): void {
+  const file = resolve(LAST_BACKUP)
+  const last: LastBackup = { finishedAt: new Date().toISOString(), target, manifestSha256, bytes }
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+  writeFileSync(`${file}.part`, `${JSON.stringify(last)}\n`)
+  renameSync(`${file}.part`, file)
+}
+
+async function sourcesOf(parts: Parts, wrapped: Readonly<Record<string, string>>) {
+  const { loaded, agent, logs, trustRoot } = parts
+  const { config } = loaded
+  const { default: about } = await import('../package.json', { with: { type: 'json' } })
+  return {
+    program: about.version,
+    profile: config.profile,
+    domain: config.domain,
+    dataDir: loaded.dataDir,
+    files: configurationFiles(loaded),
+    logs: logs.map(({ config: { name, kind, database }, log }) => ({ name, kind, database, log })),
+    ...(trustRoot && config.trustRoot && { trustRoot: { folder: config.trustRoot.folder, publisher: trustRoot } }),
+    agent,
+    wrappedKeys: new Map(Object.entries(wrapped).map(([name, text]) => [name, Buffer.from(text, 'base64')])),
+    notBackedUp: notBackedUp(loaded),
+  }
+}
+
+/** Everything that the configuration names and that is no secret. */
+function configurationFiles({ config, file }: LoadedConfig): string[] {
+  const { agent, ca, logs, timestamp, trustRoot, metrics } = config
+  const tls = [metrics, ca, timestamp, trustRoot, ...logs].flatMap((part) => part?.tls?.certFile ?? [])
+  return [
+    file,
+    ...('spawn' in agent ? [agent.spawn] : []),
+    ...(trustRoot?.rootAgent === undefined ? [] : [trustRoot.rootAgent]),
+    ...(ca === undefined ? [] : [ca.chain, ca.issuers]),
+    ...logs.flatMap((log) => (log.kind === 'ct' ? [log.roots] : [])),
+    ...(timestamp === undefined ? [] : [timestamp.chain]),
+    ...tls,
+  ]
+}
+
+function notBackedUp({ config }: LoadedConfig): string[] {
+  const hasTls = [config.metrics, config.ca, config.timestamp, config.trustRoot, ...config.logs].some(
+    (part) => part?.tls !== undefined,
+  )
+  return [
+    'the state of the agent (guards, latches, counters): restored with its databases it would guard nothing',
+    'PINs, and the tokens themselves',
+    ...(hasTls ? ['the private keys of TLS: issue them anew'] : []),
+    ...('socket' in config.agent ? ["the agent's own configuration: it belongs to another user"] : []),
+    ...(config.developmentIssuer === undefined ? [] : ['the key of the development issuer: it makes itself a new one']),
+  ]
+}

@@ -103,6 +103,9 @@ const schema = z.strictObject({
     .describe('where the HSM agent is'),
   admin: z.strictObject({ socket: path.describe('unix socket, mode 0600, for `chancery status` and the like') }),
   metrics: z.strictObject({ listen, tls }).optional(),
+  backup: z
+    .strictObject({ maxAgeHours: z.number().positive().describe('an older last backup is the alarm backup_overdue') })
+    .optional(),
   ca: z
     .strictObject({
       ...endpoint,

@@ -29,6 +29,7 @@ import {
 import { openTrustRoot, servedFolder, type TrustRoot, trustRootSection } from '#trust-root'
 import { decodePem } from '#x509'
 import { listenAdmin } from './admin.ts'
+import { backupVerb, watchBackupAge } from './backup.ts'
 import { type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { refuseInProduction } from './production.ts'
@@ -313,8 +314,9 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const stopAdmin = await listenAdmin(resolve(config.admin.socket), {
     status: async () => await statusOf(parts),
     'publish-trust': async () => await parts.trustRoot?.publish(),
+    backup: async (request) => await backupVerb(parts, request),
   })
-  closers.push(stopAdmin)
+  closers.push(stopAdmin, watchBackupAge(parts))
 }
 
 function sectionOf(

@@ -44,6 +44,8 @@ export interface SealedHead {
   readonly timestampMs: number
   /** The signed checkpoint; empty for CT. */
   readonly note: string
+  /** `SignedTreeHead.witnessNote`; missing for a head that an earlier process sealed. Not stored: it is signed again. */
+  readonly witnessNote?: string
   /** DER; for CT over the RFC 6962 tree head. */
   readonly signature: Uint8Array
 }
@@ -73,6 +75,11 @@ export type LogErrorCode =
   | 'unavailable'
   /** The guard refused: the log is read-only until an operator acts (docs/runbook.md). */
   | 'fork_refused'
+  /** An anchor remembers more than this log has, or another history: likewise. */
+  | 'anchor_ahead'
+  | 'anchor_disagrees'
+  /** The disk failed to keep what was written: the log is read-only until the server is started again. */
+  | 'disk_io_error'
   | 'frozen'
   | 'not_found'
   | 'out_of_range'
@@ -122,6 +129,8 @@ export interface Log {
   backupRows(start: number, limit: number): Promise<Uint8Array>
   /** Why writes are refused just now (`LogErrorCode` and prose), or undefined. */
   fault(): { code: LogErrorCode; message: string } | undefined
+  /** From now on every new entry is refused with this error, and nothing makes the log take one again but a restart. */
+  halt(reason: LogError): void
   /** Stops taking entries, finishes what was accepted, closes the store. */
   close(): Promise<void>
 }

@@ -29,6 +29,8 @@ export interface OpenLogOptions {
   readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'>
   /** Refuses every new entry as `frozen`; a head that was committed before is still sealed. */
   readonly frozen?: boolean
+  /** Have heads signed for witnesses too, where the agent has a key for that; off unless told. */
+  readonly witnessed?: boolean
   /** For crash tests; the server passes one only under the development profile. */
   readonly faultPoint?: FaultHook
 }
@@ -67,6 +69,7 @@ export async function startLog(
     now: options.now ?? Date.now,
     logger,
     faultPoint,
+    witnessed: options.witnessed ?? false,
   })
   try {
     await sequencer.start()
@@ -98,6 +101,7 @@ export async function startLog(
     lookup: (searchKey, lookupOptions) => view.lookup(searchKey, lookupOptions),
     backupRows: (start, limit) => view.backupRows(start, limit),
     fault: () => sequencer.fault(),
+    halt: (reason) => sequencer.halt(reason),
     close: () => sequencer.close(),
   }
 }

@@ -59,6 +59,8 @@ export interface SequencerOptions {
   readonly now: () => number
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'> | undefined
   readonly faultPoint: FaultHook | undefined
+  /** Heads are signed for witnesses too. */
+  readonly witnessed: boolean
 }
 
 /** An entry with its place, on its way from commit to seal. `ticket` is missing for what an earlier process committed. */
@@ -129,7 +131,7 @@ export class Sequencer {
   /** See `Log.add`. */
   async add(entry: PendingEntry): Promise<Added> {
     if (this.#closing) throw new LogError('unavailable', 'the log is being closed')
-    if (this.#fault?.code === 'fork_refused') throw this.#fault
+    if (this.#fault !== undefined && isFinal(this.#fault)) throw this.#fault
     if (entry.dedupeKey.length !== 32) throw new LogError('invalid_entry', 'a dedupe key has 32 bytes')
     const answer = this.#pool.join(entry)
     this.#wake()
@@ -138,6 +140,12 @@ export class Sequencer {
 
   fault(): { code: LogError['code']; message: string } | undefined {
     return this.#fault === undefined ? undefined : { code: this.#fault.code, message: this.#fault.message }
+  }
+
+  /** See `Log.halt`. What is being sealed just now may still be; nobody who waits is told so. */
+  halt(reason: LogError): void {
+    if (this.#fault !== undefined && isFinal(this.#fault)) return
+    this.#failed(reason)
   }
 
   markDelivered(index: number): void {
@@ -159,7 +167,7 @@ export class Sequencer {
   /** Starts the run, unless one is on its way or a failure's pause lasts. Waits a turn so that one turn's adds share a batch. */
   #wake(): void {
     if (this.#running !== undefined || this.#retryTimer !== undefined) return
-    if (this.#fault?.code === 'fork_refused') return
+    if (this.#fault !== undefined && isFinal(this.#fault)) return
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#running = promise
     setImmediate(() => {
@@ -193,7 +201,9 @@ export class Sequencer {
     const sealed = this.view.newest
     const { refreshMs = 0 } = this.#options.limits
     const old = refreshMs > 0 && sealed !== undefined && this.#options.now() - sealed.timestampMs >= refreshMs
-    if (sealed === undefined || sealed.size !== this.#committed.size || old) await this.#seal()
+    // The line for witnesses is not stored; the same head may be signed once more.
+    const unwitnessed = this.#options.witnessed && sealed?.witnessNote === undefined
+    if (sealed === undefined || sealed.size !== this.#committed.size || old || unwitnessed) await this.#seal()
   }
 
   /** One batch, from taken to answered. */
@@ -283,7 +293,8 @@ export class Sequencer {
     await this.#reach('after-guard')
     const entries = await this.#signEntries()
     await this.#reach('after-entry-signatures')
-    const head = { size, rootHash, timestampMs, note: signed.note, signature: signed.signature }
+    const { note, signature, witnessNote = '' } = signed
+    const head = { size, rootHash, timestampMs, note, signature }
     const signatures = entries.filter(({ entrySignature }) => entrySignature.length > 0)
     const outcome = await this.#store.seal(
       head,
@@ -296,7 +307,7 @@ export class Sequencer {
     await this.#reach('after-seal')
     const placed = this.#unsealed
     this.#unsealed = []
-    this.view.publish(head, entries)
+    this.view.publish({ ...head, witnessNote }, entries)
     treeSize.set({ log: name }, size)
     for (const { ticket, index, timestampMs: addedMs, leafHash } of placed) {
       if (ticket === undefined) continue
@@ -306,13 +317,13 @@ export class Sequencer {
   }
 
   async #guardAndSign(timestampMs: number): Promise<SignedTreeHead> {
-    const { agent, key, origin } = this.#options
+    const { agent, key, origin, witnessed } = this.#options
     const { size, rootHash } = this.#committed
     const guard = this.#guard ?? (await this.#checkedGuard())
     // Should the reply be lost, the guard may have moved all the same: ask again next time.
     this.#guard = undefined
     const consistencyProof = this.#tree.consistencyProof(guard.size, size)
-    const signed = await agent.treeHead({ key, origin, size, rootHash, timestampMs, consistencyProof })
+    const signed = await agent.treeHead({ key, origin, size, rootHash, timestampMs, consistencyProof, witnessed })
     this.#guard = { size, rootHash }
     return signed
   }
@@ -425,7 +436,7 @@ export class Sequencer {
 
   #recovered(): void {
     this.#retryDelayMs = RETRY_FIRST_MS
-    if (this.#fault === undefined) return
+    if (this.#fault === undefined || isFinal(this.#fault)) return
     this.#fault = undefined
     logFault.set({ log: this.#options.name }, 0)
     this.#options.logger?.info({ log: this.#options.name, size: this.#committed.size }, 'log writes again')
@@ -434,12 +445,14 @@ export class Sequencer {
   /** Decides between trying again soon and never again; says so once. */
   #failed(error: unknown): void {
     const { name, logger } = this.#options
+    // What is final was said, and a later failure does not make it less so.
+    if (this.#fault !== undefined && isFinal(this.#fault)) return this.#abandon(this.#fault)
     const fault = faultOf(error)
     sequencerFailures.inc({ log: name, code: fault.code })
     logFault.set({ log: name }, 1)
     const news = this.#fault?.message !== fault.message
     this.#fault = fault
-    if (fault.code === 'fork_refused') {
+    if (isFinal(fault)) {
       logger?.error({ log: name, err: error }, 'log is read-only')
       this.#abandon(fault)
       return
@@ -506,6 +519,11 @@ function unavailable(what: string, cause: unknown): LogError {
   return new LogError('unavailable', what, { cause })
 }
 
+/** No retry can help: two histories, or the traces of them; or a disk that nobody knows the content of. */
+function isFinal({ code }: LogError): boolean {
+  return code === 'fork_refused' || code === 'anchor_ahead' || code === 'anchor_disagrees' || code === 'disk_io_error'
+}
+
 /** What a failure means for the callers: `fork_refused` ends writing, everything else is tried again. */
 function faultOf(error: unknown): LogError {
   if (error instanceof LogError) return error
@@ -518,6 +536,7 @@ function faultOf(error: unknown): LogError {
   }
   if (error instanceof StoreError) {
     if (error.code === 'damaged') return forkRefused(`the database is damaged: ${error.message}`, { cause: error })
+    if (error.code === 'disk_io_error') return new LogError('disk_io_error', error.message, { cause: error })
     return unavailable(`the log's database failed (${error.code})`, error)
   }
   return unavailable('the log failed', error)

@@ -176,6 +176,7 @@ function agentOf(state: AgentState, spkiDer: Buffer): SigningAgent {
   return {
     key: (name) => Promise.resolve({ name, kind: 'P-256', spkiDer, keyId, purposes: ['treeHead'] }),
     guardedHead: ({ origin }) => Promise.resolve(guardOf(origin)),
+    reportHead: () => refused('refused'),
     treeHead: ({ origin, size, rootHash, timestampMs, consistencyProof }) => {
       const { size: first, rootHash: firstRoot } = guardOf(origin)
       verifyConsistency({ first, firstRoot, second: size, secondRoot: rootHash, proof: consistencyProof })

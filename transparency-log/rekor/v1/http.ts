@@ -320,6 +320,9 @@ const LOG_TEXT: Partial<Record<LogError['code'], string>> = {
   pool_full: 'too many entries are waiting for their place in the log; retry',
   unavailable: 'the log cannot be written just now; retry',
   fork_refused: 'this log is read-only until its operator acts',
+  disk_io_error: 'this log is read-only until its operator acts',
+  anchor_ahead: 'this log is read-only until its operator acts',
+  anchor_disagrees: 'this log is read-only until its operator acts',
   frozen: 'this log has been frozen, please switch to the latest log',
 }
 

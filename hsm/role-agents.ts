@@ -42,6 +42,10 @@ function join(connected: ReadonlyMap<Role, SigningAgent>): SigningAgent {
     set: async (request) => await of('log').set(request),
     timestamp: async (request) => await of('timestamp').timestamp(request),
     tuf: async (request) => await of('trust').tuf(request),
+    tufVersions: async (request) => await of('trust').tufVersions(request),
+    account: async () => {
+      throw new HsmError('refused', 'no_socket', 'no socket of a role tells of the account: ask the admin socket')
+    },
     status: async () => mergedStatus(await Promise.all(agents.map((agent) => agent.status()))),
     close: async () => {
       await Promise.all(agents.map((agent) => agent.close()))

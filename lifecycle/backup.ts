@@ -10,7 +10,7 @@ import { createHash } from 'node:crypto'
 import { copyFile, mkdir, open, readdir, readlink, rm, stat } from 'node:fs/promises'
 import { dirname, isAbsolute, join, relative } from 'node:path'
 import { OperatorError } from '#alarms'
-import type { SigningAgent } from '#hsm'
+import { HsmError, type SigningAgent } from '#hsm'
 import { verifyConsistency } from '#tlog'
 import type { Log, LogKind } from '#transparency-log'
 import type { TrustRoot } from '#trust-root'
@@ -234,6 +234,13 @@ class Backup {
   /** The account of key uses, as evidence: a restore gives it back to people, never to an agent. */
   async account(): Promise<BackupManifest['account']> {
     const { agent } = this.#sources
+    try {
+      await agent.account({ from: 1, limit: 1 })
+    } catch (error) {
+      if (!(error instanceof HsmError) || error.code !== 'refused') throw error
+      this.leftOut.push('the account of key uses: no socket of this server tells of it; use: chancery backup agent')
+      return undefined
+    }
     const { target: folder, onStep, signal } = this.#options
     let [lines, headHash] = [0, '0'.repeat(64)]
     const before = this.#earlier?.manifest.account

@@ -12,6 +12,7 @@ import { chmodSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import type { GuardedHead, TufRole } from './signing.ts'
+import { SyncedWrites, SyncError } from './synced-writes.ts'
 
 /**
  * From nothing to the newest schema: entry n leads from version n to n+1, and a file of any age gets those that it has
@@ -94,8 +95,13 @@ export interface PinnedAuthority {
 /** Rows whose hashes are checked when the state is opened; `verifyAccount` checks all. */
 const CHECKED_AT_OPEN = 1000
 
+/** Told when an fsync has failed: what the disk holds is unknown from then on. */
+export type DiskFailure = (error: SyncError) => void
+
 export class AgentState {
   readonly #db: Database.Database
+  readonly #writes: SyncedWrites
+  readonly #onDiskFailure: DiskFailure
   readonly #statements: Statements
   readonly #guards = new Map<string, Guard>()
   readonly #latches = new Map<string, string>()
@@ -108,15 +114,29 @@ export class AgentState {
   #lastSequence = 0
   #lastHash = new Uint8Array(32)
 
-  constructor(db: Database.Database) {
+  constructor(db: Database.Database, onDiskFailure: DiskFailure = () => undefined) {
     this.#db = db
+    this.#writes = new SyncedWrites(db)
+    this.#onDiskFailure = onDiskFailure
     this.#statements = prepare(db)
     this.#reload()
     this.#checkAccount(Math.max(1, this.#lastSequence - CHECKED_AT_OPEN + 1))
   }
 
-  /** Runs `change` with its writes made durable together; if it throws, nothing has happened. */
+  /**
+   * Runs `change` with its writes made durable together; if it throws, nothing has happened. Only after a `SyncError` that
+   * is not known: then no later transaction is tried, and the process is to end.
+   */
   transaction<T>(change: () => T): T {
+    try {
+      return this.#writes.run(() => this.#undivided(change))
+    } catch (error) {
+      if (error instanceof SyncError) this.#onDiskFailure(error)
+      throw error
+    }
+  }
+
+  #undivided<T>(change: () => T): T {
     this.#db.exec('BEGIN IMMEDIATE')
     try {
       const result = change()
@@ -342,13 +362,16 @@ export class AgentState {
  * Opens the state and holds it alone until `close` or the end of the process; the kernel frees the lock of one that was
  * killed. Throws `AgentStateError`; `locked` after `waitMs`.
  */
-export async function openAgentState(folder: string, options: { waitMs: number }): Promise<AgentState> {
+export async function openAgentState(
+  folder: string,
+  options: { waitMs: number; onDiskFailure?: DiskFailure },
+): Promise<AgentState> {
   mkdirSync(folder, { recursive: true, mode: 0o700 })
   const path = join(folder, 'state.db')
   const until = Date.now() + options.waitMs
   for (;;) {
     try {
-      return new AgentState(openDatabase(path))
+      return new AgentState(openDatabase(path), options.onDiskFailure)
     } catch (error) {
       if (!isBusy(error)) throw error
       if (Date.now() >= until) {

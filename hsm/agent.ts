@@ -23,6 +23,7 @@ import { ADMIN_METHODS, SIGNING_METHODS } from './protocol.ts'
 import { Fields, refuse } from './purposes/purpose.ts'
 import { RoleScope, type Role } from './roles.ts'
 import { SigningDesk } from './signing-desk.ts'
+import type { SyncError } from './synced-writes.ts'
 import type { AgentStatus, Purpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
 
@@ -39,7 +40,7 @@ const SIGNING_CHANNEL = 3
 const ADMIN_CHANNEL = 4
 
 /** For whoever supervises the agent: waiting does not help against these. */
-const EXIT = { configuration: 2, locked: 3, module: 4 } as const
+const EXIT = { configuration: 2, locked: 3, module: 4, disk: 5 } as const
 
 const DESTINED_FOR_DESK: readonly string[] = [
   'certificate',
@@ -112,7 +113,7 @@ async function main(): Promise<void> {
   })
   if (values.config === undefined) throw new AgentConfigError('--config FILE is missing')
   const config = loadAgentConfig(values.config)
-  const state = await openAgentState(config.stateFolder, { waitMs: WAIT_FOR_STATE_MS })
+  const state = await openAgentState(config.stateFolder, { waitMs: WAIT_FOR_STATE_MS, onDiskFailure: endAtOnce })
   const agent = new Agent(values.config, config, state)
   startWatchdog(agent, config.watchdogSeconds)
   const servers = await listen(agent, config)
@@ -224,6 +225,12 @@ async function stop(agent: Agent, servers: readonly Server[]): Promise<void> {
   await agent.close()
   // Open connections and pool threads would keep the process; everything accepted was answered or is void now.
   process.exit(0)
+}
+
+/** Nothing is answered any more: the next process rewrites its state before it signs (synced-writes.ts). */
+function endAtOnce(error: SyncError): never {
+  log.error(`the agent's state: ${error.message}`, { fatal: true, code: error.code })
+  process.exit(EXIT.disk)
 }
 
 function exitCode(error: unknown): number {

@@ -203,7 +203,10 @@ export class Sequencer {
     const old = refreshMs > 0 && sealed !== undefined && this.#options.now() - sealed.timestampMs >= refreshMs
     // The line for witnesses is not stored; the same head may be signed once more.
     const unwitnessed = this.#options.witnessed && sealed?.witnessNote === undefined
-    if (sealed === undefined || sealed.size !== this.#committed.size || old || unwitnessed) await this.#seal()
+    if (sealed !== undefined && sealed.size === this.#committed.size && !old && !unwitnessed) return
+    // What is signed must not rest on a cache that the disk has not caught up with.
+    await this.#store.settle()
+    await this.#seal()
   }
 
   /** One batch, from taken to answered. */

@@ -34,7 +34,7 @@ describe('the file', () => {
   }
 
   test('a newer schema is refused with what to do', async () => {
-    await changed((db) => db.pragma('user_version = 2'))
+    await changed((db) => db.pragma('user_version = 99'))
     await expect(openSqliteStore(path, IDENTITY)).rejects.toMatchObject({
       code: 'newer_schema',
       message: expect.stringContaining('run the version that wrote it'),

@@ -45,6 +45,8 @@ export async function openSqliteStore(path: string, identity: LogIdentity): Prom
     lookup: (key, beforeIndex, limit) => calls.call('lookup', key, beforeIndex, limit),
     backupRows: (start, limit) => calls.call('backupRows', start, limit),
     markDelivered: (indexes) => calls.call('markDelivered', indexes),
+    check: () => calls.call('check'),
+    settle: () => calls.call('settle'),
     close: () => calls.close(),
   }
 }

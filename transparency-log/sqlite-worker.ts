@@ -5,6 +5,8 @@
  */
 import { hash } from 'node:crypto'
 import { parentPort, workerData } from 'node:worker_threads'
+import { DatabaseFiles } from '#hsm/database-files'
+import { SyncedWrites, SyncError } from '#hsm/synced-writes'
 import Database from 'better-sqlite3'
 import { encodeBackupRow } from './backup-row.ts'
 import type {
@@ -40,9 +42,6 @@ export interface WorkerStart {
 /** `PRAGMA application_id` of our files ("CHcy"), so that a foreign database is never taken for a log. */
 const APPLICATION_ID = 0x43486379
 
-/** `PRAGMA user_version`. Raise it with every change of the schema and write the migration beside it. */
-const SCHEMA_VERSION = 1
-
 /** How long opening waits for a process that is just ending to let go of the file. */
 const LOCK_WAIT_MS = 2_000
 
@@ -53,7 +52,7 @@ const HASHES_PER_ROW = 256
  * Rows are only ever added at the end, but for the last `leaf_hashes` row. The three key tables are the only random
  * writes, so they are narrow: 8 bytes of a hash and the index, no row id; `entry` holds what is needed to check a hit.
  */
-const SCHEMA = `
+const FIRST_SCHEMA = `
   CREATE TABLE identity (id INTEGER PRIMARY KEY CHECK (id = 1), kind TEXT NOT NULL, origin TEXT NOT NULL, spki BLOB NOT NULL) STRICT;
   CREATE TABLE committed_head (id INTEGER PRIMARY KEY CHECK (id = 1), size INTEGER NOT NULL, root BLOB NOT NULL, timestamp_ms INTEGER NOT NULL) STRICT;
   CREATE TABLE sealed_head (id INTEGER PRIMARY KEY CHECK (id = 1), size INTEGER NOT NULL, root BLOB NOT NULL, timestamp_ms INTEGER NOT NULL, note TEXT NOT NULL, signature BLOB NOT NULL) STRICT;
@@ -73,6 +72,17 @@ const SCHEMA = `
   CREATE TABLE by_leaf_hash (prefix INTEGER NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (prefix, idx)) WITHOUT ROWID, STRICT;
   CREATE TABLE by_search_key (prefix INTEGER NOT NULL, idx INTEGER NOT NULL, PRIMARY KEY (prefix, idx)) WITHOUT ROWID, STRICT;
 `
+
+/**
+ * Entry n leads from `PRAGMA user_version` n to n + 1; a file of any age gets those that it has not seen, in one
+ * transaction. A published entry is never edited.
+ */
+const MIGRATIONS: readonly string[] = [
+  FIRST_SCHEMA,
+  `CREATE TABLE frozen (id INTEGER PRIMARY KEY CHECK (id = 1), at_ms INTEGER NOT NULL) STRICT;`,
+]
+
+const SCHEMA_VERSION = MIGRATIONS.length
 
 /** Known failures of opening and of the contents; anything else is SQLite's own and becomes `failed`. */
 class WorkerError extends Error {
@@ -135,10 +145,11 @@ function refuseForeign(db: Database.Database, path: string): void {
 }
 
 function prepareSchema(db: Database.Database, path: string, identity: LogIdentity): void {
-  if (Number(db.pragma('user_version', { simple: true })) === 0) {
-    db.exec(SCHEMA)
+  const version = Number(db.pragma('user_version', { simple: true }))
+  for (const step of MIGRATIONS.slice(version)) db.exec(step)
+  if (version < SCHEMA_VERSION) db.pragma(`user_version = ${SCHEMA_VERSION}`)
+  if (version === 0) {
     db.pragma(`application_id = ${APPLICATION_ID}`)
-    db.pragma(`user_version = ${SCHEMA_VERSION}`)
     db.prepare('INSERT INTO identity VALUES (1, ?, ?, ?)').run(identity.kind, identity.origin, identity.spkiDer)
     db.prepare('INSERT INTO committed_head VALUES (1, 0, ?, 0)').run(hash('sha256', '', 'buffer'))
     return
@@ -158,7 +169,8 @@ function prepareSchema(db: Database.Database, path: string, identity: LogIdentit
 }
 
 /** The operations, each synchronous on this thread, with its statements prepared once. */
-function operationsOn(db: Database.Database) {
+function operationsOn(db: Database.Database, files: DatabaseFiles) {
+  const writes = new SyncedWrites(db)
   const readCommitted = db.prepare<[], { size: number; root: Uint8Array; timestamp_ms: number }>(
     'SELECT size, root, timestamp_ms FROM committed_head',
   )
@@ -166,6 +178,8 @@ function operationsOn(db: Database.Database) {
     [],
     { size: number; root: Uint8Array; timestamp_ms: number; note: string; signature: Uint8Array }
   >('SELECT size, root, timestamp_ms, note, signature FROM sealed_head')
+  const readFrozen = db.prepare<[], number>('SELECT at_ms FROM frozen').pluck()
+  const writeFrozen = db.prepare('INSERT OR IGNORE INTO frozen VALUES (1, ?)')
   const writeCommitted = db.prepare('UPDATE committed_head SET size = ?, root = ?, timestamp_ms = ?')
   const writeSealed = db.prepare('INSERT OR REPLACE INTO sealed_head VALUES (1, ?, ?, ?, ?, ?)')
   const insertEntry = db.prepare('INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)')
@@ -203,11 +217,23 @@ function operationsOn(db: Database.Database) {
     const sealed = readSealed.get()
     if (sealed === undefined) return { committed: committedHead() }
     const { size, root, timestamp_ms, note, signature } = sealed
-    return { committed: committedHead(), sealed: { size, rootHash: root, timestampMs: timestamp_ms, note, signature } }
+    const frozenAtMs = readFrozen.get()
+    return {
+      committed: committedHead(),
+      sealed: {
+        size,
+        rootHash: root,
+        timestampMs: timestamp_ms,
+        note,
+        signature,
+        ...(frozenAtMs === undefined ? {} : { frozenAtMs }),
+      },
+    }
   }
 
   const commit = db.transaction((batch: Batch, expected: CommittedHead): 'committed' | 'conflict' => {
     if (!sameHead(committedHead(), expected)) return 'conflict'
+    if (readFrozen.get() !== undefined) throw new WorkerError('failed', 'the log is frozen')
     if (batch.head.size !== expected.size + batch.entries.length) {
       throw new WorkerError('damaged', 'a batch whose head does not count its entries')
     }
@@ -221,7 +247,14 @@ function operationsOn(db: Database.Database) {
           ? [...new Set(entry.searchKeys)].map((key) => hash('sha256', key, 'buffer'))
           : splitHashes(kept.searchHashes)
       const leaf = Buffer.compare(entry.leaf, entry.tileData) === 0 ? null : entry.leaf
-      insertEntry.run(index, kept?.timestampMs ?? timestampMs, leaf, entry.tileData, entry.dedupeKey, Buffer.concat(hashes))
+      insertEntry.run(
+        index,
+        kept?.timestampMs ?? timestampMs,
+        leaf,
+        entry.tileData,
+        entry.dedupeKey,
+        Buffer.concat(hashes),
+      )
       if (entry.attachment !== undefined) insertAttachment.run(index, entry.attachment)
       if (kept?.entrySignature !== undefined) insertSignature.run(index, kept.entrySignature)
       if (kept?.delivered === true) insertDelivered.run(index)
@@ -251,7 +284,9 @@ function operationsOn(db: Database.Database) {
   const seal = db.transaction((sealed: StoredSeal, signatures: readonly { index: number; signature: Uint8Array }[]) => {
     const committed = committedHead()
     if (sealed.size !== committed.size || Buffer.compare(sealed.rootHash, committed.rootHash) !== 0) return 'conflict'
+    if (readFrozen.get() !== undefined) throw new WorkerError('failed', 'the log is frozen')
     for (const { index, signature } of signatures) insertSignature.run(index, signature)
+    if (sealed.frozenAtMs !== undefined) writeFrozen.run(sealed.frozenAtMs)
     writeSealed.run(sealed.size, sealed.rootHash, sealed.timestampMs, sealed.note, sealed.signature)
     return 'sealed'
   })
@@ -326,12 +361,29 @@ function operationsOn(db: Database.Database) {
     for (const index of indexes) insertDelivered.run(index)
   })
 
+  function check(options?: { readonly afterOwnWrite: boolean }): void {
+    const fault = files.fault(options)
+    if (fault !== undefined) throw new WorkerError('replaced', fault)
+  }
+
+  /** What is written into a file that no restart will find must be told to nobody as durable. */
+  function written<T>(write: () => T): T {
+    check()
+    try {
+      return writes.run(write)
+    } finally {
+      // One that failed has changed the files as well.
+      check({ afterOwnWrite: true })
+      files.remember()
+    }
+  }
+
   return {
     head,
     // IMMEDIATE: the write lock is held from the comparison on, whoever else might have the file open.
-    commit: (batch: Batch, expected: CommittedHead) => commit.immediate(batch, expected),
+    commit: (batch: Batch, expected: CommittedHead) => written(() => commit.immediate(batch, expected)),
     seal: (sealed: StoredSeal, signatures: readonly { index: number; signature: Uint8Array }[]) =>
-      seal.immediate(sealed, signatures),
+      written(() => seal.immediate(sealed, signatures)),
     placesOf: (keys: readonly Uint8Array[]) => keys.map(placeOf),
     entries,
     leafHashes: (start: number) => readHashes.get(start / HASHES_PER_ROW) ?? new Uint8Array(0),
@@ -339,7 +391,9 @@ function operationsOn(db: Database.Database) {
     indexOfLeafHash,
     lookup,
     backupRows,
-    markDelivered,
+    markDelivered: (indexes: readonly number[]) => written(() => markDelivered(indexes)),
+    check: () => check(),
+    settle: () => written(() => undefined),
   }
 }
 
@@ -381,6 +435,7 @@ function holdsHash(joined: Uint8Array, searched: Uint8Array): boolean {
 
 function describe(error: unknown): { code: StoreErrorCode; message: string } {
   if (error instanceof WorkerError) return { code: error.code, message: error.message }
+  if (error instanceof SyncError) return { code: 'disk_io_error', message: error.message }
   const code = error instanceof Database.SqliteError ? error.code : ''
   const message = error instanceof Error ? error.message : String(error)
   if (code === 'SQLITE_BUSY') {
@@ -403,7 +458,8 @@ function serve(): void {
     port.close()
     return
   }
-  const operations = operationsOn(db)
+  // The cast: only sqlite-store.ts starts this thread.
+  const operations = operationsOn(db, new DatabaseFiles((workerData as WorkerStart).path))
   const answer = (request: Request): Reply => {
     try {
       const operation = operations[request.method] as (...args: unknown[]) => unknown // the pair was typed by `Request`
@@ -433,6 +489,6 @@ function serve(): void {
   })
 }
 
-const WRITES: ReadonlySet<string> = new Set(['commit', 'seal', 'markDelivered'] satisfies Request['method'][])
+const WRITES: ReadonlySet<string> = new Set(['commit', 'seal', 'markDelivered', 'settle'] satisfies Request['method'][])
 
 serve()

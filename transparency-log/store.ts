@@ -36,6 +36,8 @@ export interface StoredSeal {
   readonly timestampMs: number
   readonly note: string
   readonly signature: Uint8Array
+  /** Set with the last head of a log: after it the store takes no batch and no other seal. */
+  readonly frozenAtMs?: number
 }
 
 /** An entry on its way into the store; its index is `expected.size` plus its place in the batch. */
@@ -115,6 +117,16 @@ export interface LogStore {
   backupRows(start: number, limit: number): Promise<Uint8Array>
   /** Notes that replies for these entries were delivered; idempotent. */
   markDelivered(indexes: readonly number[]): Promise<void>
+  /**
+   * Rejects `replaced` if the store's files are no longer those that were opened: deleted, moved over or written by
+   * somebody else. `commit`, `seal` and `markDelivered` look too, before they write and once the write is durable.
+   */
+  check(): Promise<void>
+  /**
+   * Makes durable what `head` shows and an earlier owner may not have: after a failed fsync the kernel's cache holds
+   * what the disk does not. Called before the first seal of an owner.
+   */
+  settle(): Promise<void>
   /** Ends all work and releases the store to another owner. */
   close(): Promise<void>
 }
@@ -128,6 +140,10 @@ export type StoreErrorCode =
   | 'other_log'
   /** What is stored contradicts itself. */
   | 'damaged'
+  /** The disk failed to keep what was written; nothing more is written until the store is opened again. */
+  | 'disk_io_error'
+  /** Its files were exchanged, deleted or written by somebody else while it was open. */
+  | 'replaced'
   /** The disk is full, an input or output failed, the worker died; may pass. */
   | 'failed'
 

@@ -83,37 +83,24 @@ async function main(modulePath: string, folder: string, labels: readonly string[
   }
   process.env['SOFTHSM2_CONF'] = confPath
   const { default: pkcs11js } = await import('pkcs11js')
-  const { CKF, CKU, unpadded } = await import('./pkcs11.ts')
+  const { calling, CKF } = await import('./pkcs11.ts')
+  const { initializeFreeSlot } = await import('./token-initialization.ts')
   const module = new pkcs11js.PKCS11()
   module.load(modulePath)
-  module.C_Initialize({ flags: CKF.OS_LOCKING_OK })
+  calling('C_Initialize', () => module.C_Initialize({ flags: CKF.OS_LOCKING_OK }))
   for (const label of labels) {
     if (!/^[a-z0-9-]{1,32}$/.test(label))
       throw new Error(`token label ${JSON.stringify(label)} is not 1 to 32 of a-z 0-9 -`)
-    const find = () => module.C_GetSlotList(true).find((slot) => unpadded(module.C_GetTokenInfo(slot).label) === label)
-    const slot = find()
-    // A token whose user PIN was not set yet was left by a run that was interrupted: it has no keys.
-    if (slot !== undefined && (module.C_GetTokenInfo(slot).flags & USER_PIN_INITIALIZED) !== 0) continue
-    const soPin = freshPin(join(folder, `${label}.so-pin`))
-    const pin = freshPin(join(folder, `${label}.pin`))
-    const free =
-      slot ?? module.C_GetSlotList(true).find((each) => (module.C_GetTokenInfo(each).flags & INITIALIZED) === 0)
-    if (free === undefined) throw new Error('SoftHSM offers no slot for a new token')
-    // The label is a field of 32 bytes that pkcs11js does not pad.
-    module.C_InitToken(free, soPin, label.padEnd(32, ' '))
-    // SoftHSM gives the token another slot.
-    const made = find()
-    if (made === undefined) throw new Error(`token ${label} was made and is not found`)
-    const session = module.C_OpenSession(made, CKF.SERIAL_SESSION | CKF.RW_SESSION)
-    module.C_Login(session, CKU.SO, soPin)
-    module.C_InitPIN(session, pin)
-    module.C_Logout(session)
-    module.C_CloseSession(session)
+    try {
+      initializeFreeSlot(module, label, () => ({
+        soPin: freshPin(join(folder, `${label}.so-pin`)),
+        pin: freshPin(join(folder, `${label}.pin`)),
+      }))
+    } catch (error) {
+      if (!(error instanceof HsmError) || error.reason !== 'token_exists') throw error
+    }
   }
 }
-
-const INITIALIZED = 0x400
-const USER_PIN_INITIALIZED = 0x8
 
 /** 24 characters of 6 bits. Written before the token has it: a PIN that was never stored would lose the token's keys. */
 function freshPin(path: string): string {

@@ -123,7 +123,7 @@ export class Administrator {
     const status: AgentStatus = {
       ready: fault === undefined,
       reason: fault?.message ?? '',
-      tokens: this.#module.tokens().map((token) => token.status()),
+      tokens: this.#module.tokenStatus(),
       keys: [...this.#config.keys.values()].map(({ name, kind, purposes }) => ({
         name,
         kind,
@@ -131,6 +131,7 @@ export class Administrator {
         uses: this.#state.uses(name),
         latched: latchOf(`key:${name}`) || (this.#module.keyFault(name)?.message ?? ''),
         ...this.#capOf(name),
+        places: this.#module.places(name),
       })),
       guards: this.#state.guards().map(({ origin, size, rootHash }) => ({
         origin,
@@ -165,11 +166,12 @@ export class Administrator {
   #keyRecords(request: Fields): WireValue {
     request.end()
     const latchOf = (name: string) => this.#state.latch(name) ?? ''
-    const records = [...this.#config.keys.values()].map(
-      ({ name, token, uri, kind, spkiDer, purposes, origin }): KeyRecord => ({
+    const inPlaces = [...this.#config.keys.values()].flatMap((key) => key.places.map((place) => ({ key, place })))
+    const records = inPlaces.map(
+      ({ key: { name, kind, spkiDer, purposes, origin }, place }): KeyRecord => ({
         name,
-        token,
-        idHex: Buffer.from(uri.id).toString('hex'),
+        token: place.token,
+        idHex: Buffer.from(place.uri.id).toString('hex'),
         kind,
         spkiDer,
         purposes: [...purposes],
@@ -319,7 +321,7 @@ export class Administrator {
     const token = this.#module.tokens().find(({ latchName }) => latchName === latch)
     if (token !== undefined) {
       token.allowOneLogin()
-      await this.#module.reconnect()
+      await this.#module.reconnect(token.name)
     }
     return null
   }
@@ -334,7 +336,8 @@ export class Administrator {
     }
     const { keys } = config
     for (const key of keys.values()) {
-      if (!this.#config.tokens.has(key.token)) refuse('unknown_token', `a new token (${key.token}) needs a restart`)
+      const stranger = key.places.find(({ token }) => !this.#config.tokens.has(token))
+      if (stranger !== undefined) refuse('unknown_token', `a new token (${stranger.token}) needs a restart`)
     }
     this.#config = { ...this.#config, keys }
     this.#module.configure(this.#config)

@@ -91,11 +91,7 @@ const roleSocketSchema = z
 const schema = z.strictObject({
   state: z.string().describe("folder of the agent's own state; one agent only, in no backup of the data"),
   modulePath: z.string().describe('PKCS#11 library'),
-  moduleParameters: z
-    .string()
-    .min(1)
-    .optional()
-    .describe('initialisation parameters, as NSS wants them: configdir=…'),
+  moduleParameters: z.string().min(1).optional().describe('initialisation parameters, as NSS wants them: configdir=…'),
   moduleEnvironment: z
     .partialRecord(z.enum(Object.keys(MODULE_ENVIRONMENT) as ModuleVariable[]), z.string().min(1)) // its own keys
     .default({})
@@ -241,7 +237,10 @@ export function parseAgentConfig(text: string, folder: string): AgentConfig {
     module: {
       path: at(raw.modulePath),
       parameters: raw.moduleParameters,
-      environment: { ...raw.moduleEnvironment, ...(softhsmConf === undefined ? {} : { SOFTHSM2_CONF: at(softhsmConf) }) },
+      environment: {
+        ...raw.moduleEnvironment,
+        ...(softhsmConf === undefined ? {} : { SOFTHSM2_CONF: at(softhsmConf) }),
+      },
     },
     tokens,
     keys,

@@ -7,20 +7,22 @@ import {
   CKA,
   CKO,
   findObjects,
+  isKindRefusal,
   isLost,
+  isNoRoom,
   Pkcs11Failure,
   readAttribute,
   type Attribute,
   type Cryptoki,
   type Handle,
 } from './pkcs11.ts'
+import type { OptionalAttribute, Profile } from './quirks.ts'
 import { HsmError, type KeyKind } from './signing.ts'
 
-/** Never used again for another key: in NSS a second key of the same id replaces the first. */
-const ID_BYTES = 16
-
 /** Attributes that some tokens refuse to be given; dropped one after the other, then looked at. */
-export const optionalFor = (kind: KeyKind): readonly { readonly name: string; readonly attribute: Attribute }[] => [
+export const optionalFor = (
+  kind: KeyKind,
+): readonly { readonly name: OptionalAttribute; readonly attribute: Attribute }[] => [
   { name: 'DERIVE', attribute: { type: CKA.DERIVE, value: false } },
   { name: 'SIGN_RECOVER', attribute: { type: CKA.SIGN_RECOVER, value: false } },
   { name: 'UNWRAP', attribute: { type: CKA.UNWRAP, value: false } },
@@ -68,14 +70,15 @@ export function generateKeyPair(
   module: Cryptoki,
   session: Handle,
   { label, kind, backup = false }: { readonly label: string; readonly kind: KeyKind; readonly backup?: boolean },
+  profile: Profile,
 ): FreshKey {
   if (findObjects(module, session, [{ type: CKA.LABEL, value: label }], 1).length > 0) {
     throw new HsmError('refused', 'label_exists', `token already has an object with the label ${label}`)
   }
-  const id = randomBytes(ID_BYTES)
-  const { publicKey, privateKey } = generate(module, session, { id, label, kind, backup })
+  const id = freshId(module, session, profile.idBytes)
+  const { publicKey, privateKey } = generate(module, session, { id, label, kind, backup }, profile)
   try {
-    const unproven = readBack(module, session, privateKey, { kind, backup })
+    const unproven = readBack(module, session, privateKey, { kind, backup, profile })
     const spkiDer = readSpki(module, session, publicKey, kind)
     if (kindOfSpki(spkiDer) !== kind) throw new HsmError('refused', 'wrong_kind', `token did not make a key of ${kind}`)
     return { id, spkiDer, handle: privateKey, unproven }
@@ -83,6 +86,15 @@ export function generateKeyPair(
     for (const half of [privateKey, publicKey]) calling('C_DestroyObject', () => module.C_DestroyObject(session, half))
     throw error
   }
+}
+
+/** Never used before: in NSS a second key of the same id replaces the first, and an id of 2 bytes comes twice by chance. */
+function freshId(module: Cryptoki, session: Handle, bytes: number): Buffer {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const id = randomBytes(bytes)
+    if (findObjects(module, session, [{ type: CKA.ID, value: id }], 1).length === 0) return id
+  }
+  throw new HsmError('refused', 'token_full', 'token has no id left for another key')
 }
 
 /** Destroys every object with this CKA_ID, in a read-write session; throws `refused` if there is none. */
@@ -108,9 +120,10 @@ function generate(
   module: Cryptoki,
   session: Handle,
   { id, label, kind, backup }: { id: Buffer; label: string; kind: KeyKind; backup: boolean },
+  profile: Profile,
 ): { publicKey: Handle; privateKey: Handle } {
   const { keyType, generation, parameters } = KIND_RULES[kind]
-  const optional = optionalFor(kind)
+  const optional = optionalFor(kind).filter(({ name }) => !profile.notAsked.includes(name))
   const publicTemplate: Attribute[] = [
     { type: CKA.CLASS, value: CKO.PUBLIC_KEY },
     { type: CKA.KEY_TYPE, value: keyType },
@@ -141,11 +154,17 @@ function generate(
         return { publicKey: Buffer.from(pair.publicKey), privateKey: Buffer.from(pair.privateKey) }
       } catch (error) {
         if (isLost(error)) throw error
+        if (isKindRefusal(error))
+          throw new HsmError('refused', 'kind_not_offered', `token makes no keys of kind ${kind}`)
         refusal = error
       }
     }
   }
   // A token that is full refuses the shortest template too; the last error is then the one to tell.
+  if (refusal instanceof Pkcs11Failure && (isNoRoom(refusal) || profile.fullErrors.includes(refusal.rv))) {
+    const what = 'token has no room for another key, or cannot make this one; destroy a key that nobody uses (key ls)'
+    throw new HsmError('refused', 'token_full', `${what}: ${refusal.message}`, { cause: refusal })
+  }
   throw refusal
 }
 
@@ -154,15 +173,51 @@ function readBack(
   module: Cryptoki,
   session: Handle,
   key: Handle,
-  { kind, backup }: { kind: KeyKind; backup: boolean },
+  { kind, backup, profile }: { kind: KeyKind; backup: boolean; profile: Profile },
 ): string[] {
+  const unproven: string[] = []
   for (const { name, type, value } of hardFor(backup)) {
     const [octet] = readAttribute(module, session, key, type)
     if ((octet === 1) !== value) {
+      if (name === 'LOCAL' && profile.quirks.includes('origin_unproven')) {
+        unproven.push(name)
+        continue
+      }
       throw new HsmError('refused', 'attribute_violated', `token made a key with ${name} = ${String(octet)}; destroyed`)
     }
   }
-  return unheldOf(module, session, key, kind)
+  return [...unproven, ...unheldOf(module, session, key, kind)]
+}
+
+/** Attributes by which a token shows that a key was made on it and never left. */
+const ORIGIN = {
+  LOCAL: CKA.LOCAL,
+  ALWAYS_SENSITIVE: CKA.ALWAYS_SENSITIVE,
+  NEVER_EXTRACTABLE: CKA.NEVER_EXTRACTABLE,
+} as const
+
+/**
+ * Those of `ORIGIN` that the token does not show of a key that it has, such as one that was imported or restored. Throws
+ * `unavailable` if the key can be taken out of the token in clear, or wrapped under a key of whoever logs in. What cannot
+ * be read is unknown, and no loss.
+ */
+export function originOf(module: Cryptoki, session: Handle, key: Handle): string[] {
+  const read = (type: number) => optionalFlag(module, session, key, type)
+  if (read(CKA.SENSITIVE) === false) throw new HsmError('unavailable', 'key_not_sensitive', 'the key can be read')
+  if (read(CKA.EXTRACTABLE) === true && read(CKA.WRAP_WITH_TRUSTED) !== true) {
+    throw new HsmError('unavailable', 'key_extractable', 'the key can be taken out of its token by whoever logs in')
+  }
+  return Object.entries(ORIGIN).flatMap(([name, type]) => (read(type) === true ? [] : [name]))
+}
+
+function optionalFlag(module: Cryptoki, session: Handle, key: Handle, type: number): boolean | undefined {
+  try {
+    const [octet] = readAttribute(module, session, key, type)
+    return octet === 1
+  } catch (error) {
+    if (error instanceof Pkcs11Failure) return undefined
+    throw error
+  }
 }
 
 /** Names of the optional attributes that the token does not tell of this key, or has otherwise. */

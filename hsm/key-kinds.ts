@@ -38,7 +38,7 @@ function ecdsa(curve: 'P-256' | 'P-384'): KindRules {
   const small = curve === 'P-256'
   return {
     keyType: CKK.EC,
-    generation: { mechanism: CKM.EC_KEY_PAIR_GEN, parameter: Buffer.alloc(0) },
+    generation: { mechanism: CKM.EC_KEY_PAIR_GEN },
     parameters: [[{ type: CKA.EC_PARAMS, value: Buffer.from(objectIdentifier(EC_OID[curve])) }]],
     signing: { mechanism: CKM.ECDSA },
     hash: small ? 'sha256' : 'sha384',
@@ -51,7 +51,7 @@ function ecdsa(curve: 'P-256' | 'P-384'): KindRules {
 function rsa(bits: number): KindRules {
   return {
     keyType: CKK.RSA,
-    generation: { mechanism: CKM.RSA_PKCS_KEY_PAIR_GEN, parameter: Buffer.alloc(0) },
+    generation: { mechanism: CKM.RSA_PKCS_KEY_PAIR_GEN },
     parameters: [
       [
         { type: CKA.MODULUS_BITS, value: bits },
@@ -74,7 +74,7 @@ export const KIND_RULES: Readonly<Record<KeyKind, KindRules>> = {
   'rsa-4096': rsa(4096),
   ed25519: {
     keyType: CKK.EC_EDWARDS,
-    generation: { mechanism: CKM.EC_EDWARDS_KEY_PAIR_GEN, parameter: Buffer.alloc(0) },
+    generation: { mechanism: CKM.EC_EDWARDS_KEY_PAIR_GEN },
     // PKCS#11 3.1 §6.3.3 allows the object identifier and the PrintableString of the curve's name.
     parameters: [
       [{ type: CKA.EC_PARAMS, value: Buffer.from(objectIdentifier('1.3.101.112')) }],

@@ -1,18 +1,21 @@
 /**
  * The PKCS#11 module with its tokens and the configured keys: connects, signs, verifies what it signed, and finds its way
- * back after a loss. The only file that loads the module; only the agent process imports it.
+ * back after a loss. Each token has a connection of its own (`link.ts`); a key may lie on several. Only the agent process
+ * imports this.
  */
 import { createHash, createPublicKey, randomBytes, type KeyObject } from 'node:crypto'
-import pkcs11js from 'pkcs11js'
 import type { AgentConfig, KeyConfig } from './agent-config.ts'
 import type { GeneratedKey } from './administration.ts'
 import type { AgentState } from './agent-state.ts'
-import { destroyKeyPair, findSpki, generateKeyPair } from './key-generation.ts'
+import { destroyKeyPair, findSpki, generateKeyPair, originOf } from './key-generation.ts'
 import { KIND_RULES, releasedSignature, signatureHolds, signatureHoldsLater, tokenInput } from './key-kinds.ts'
+import { Link } from './link.ts'
 import type { AgentLog } from './log-line.ts'
-import { calling, callingAsync, CKF, isAlreadyInitialized, isLost, type Cryptoki, type Handle } from './pkcs11.ts'
-import { formatKeyUri } from './pkcs11-uri.ts'
-import { HsmError, type KeyKind, type Purpose } from './signing.ts'
+import { initialize, loadModule } from './module-loader.ts'
+import type { ModuleSettings } from './module-settings.ts'
+import { calling, callingAsync, isLost, type Cryptoki, type Handle } from './pkcs11.ts'
+import { formatKeyUri, type KeyUri } from './pkcs11-uri.ts'
+import { HsmError, type AgentStatus, type KeyKind, type Purpose } from './signing.ts'
 import { Token } from './token.ts'
 
 /** One loss may follow another while a token comes back; a request that saw four is answered `unavailable`. */
@@ -43,26 +46,36 @@ const SELF_TESTS = 3
 const SELF_TESTS_WARM = 12
 const COLD_BELOW_MS = 10 * SYNCHRONOUS_BELOW_MS
 
-interface SigningKey {
-  readonly config: KeyConfig
-  readonly token: Token
-  readonly verifier: KeyObject
+/** A key on one of its tokens. */
+interface Place {
+  readonly link: Link
+  readonly uri: KeyUri
   /** Undefined until found, and again after a loss. */
   handle: Handle | undefined
   synchronous: boolean
   /** Why it cannot be used although its token is there. */
   fault: HsmError | undefined
+  /** Attributes by which the token does not show that the key was made on it and never left. */
+  unproven: readonly string[]
 }
+
+interface SigningKey {
+  readonly config: KeyConfig
+  readonly verifier: KeyObject
+  /** In the order of the configuration: the first that works signs. */
+  readonly places: readonly Place[]
+}
+
+/** What the status tells of a key on each of its tokens. */
+export type PlaceStatus = AgentStatus['keys'][number]['places'][number]
 
 export class HsmModule {
   readonly #module: Cryptoki
+  readonly #settings: ModuleSettings
   readonly #state: AgentState
   readonly #log: AgentLog
-  readonly #tokens: ReadonlyMap<string, Token>
+  readonly #links: ReadonlyMap<string, Link>
   #keys: ReadonlyMap<string, SigningKey> = new Map()
-  #reconnecting: Promise<void> | undefined
-  #lastFault: HsmError | undefined
-  #outageSinceMs = 0
   #keepAlive: NodeJS.Timeout | undefined
   #closed = false
   /** Start of each call that is on a pool thread, for the watchdog. */
@@ -71,24 +84,28 @@ export class HsmModule {
   constructor(config: AgentConfig, state: AgentState, log: AgentLog) {
     this.#state = state
     this.#log = log
-    this.#module = loadModule(config)
-    this.#tokens = new Map(
+    this.#settings = config.module
+    this.#module = loadModule(config.module)
+    this.#links = new Map(
       [...config.tokens.values()].map((token) => [
         token.name,
-        new Token(token, this.#module, state, log, config.sessions),
+        new Link(new Token(token, this.#module, state, log, config.sessions)),
       ]),
     )
     this.configure(config)
   }
 
-  /** Takes over the keys of a configuration; those that stay keep their handles. */
+  /** Takes over the keys of a configuration; `reconnect` finds them. */
   configure(config: AgentConfig): void {
     const keys = new Map<string, SigningKey>()
     for (const key of config.keys.values()) {
-      const token = this.#tokens.get(key.token)
-      if (token === undefined) throw new HsmError('refused', 'unknown_token', `key ${key.name} is on an unknown token`)
+      const places = key.places.map(({ token, uri }): Place => {
+        const link = this.#links.get(token)
+        if (link === undefined) throw new HsmError('refused', 'unknown_token', `key ${key.name} is on an unknown token`)
+        return { link, uri, handle: undefined, synchronous: false, fault: undefined, unproven: [] }
+      })
       const verifier = createPublicKey({ key: Buffer.from(key.spkiDer), format: 'der', type: 'spki' })
-      keys.set(key.name, { config: key, token, verifier, handle: undefined, synchronous: false, fault: undefined })
+      keys.set(key.name, { config: key, verifier, places })
     }
     this.#keys = keys
   }
@@ -96,28 +113,53 @@ export class HsmModule {
   /** Begins to connect and keeps trying until `close`; requests meanwhile are answered `unavailable` or `latched`. */
   start(): void {
     this.#keepAlive = setInterval(() => this.#keepTokensAlive(), KEEP_ALIVE_MS)
-    this.#reconnect()
+    for (const link of this.#links.values()) this.#reconnect(link)
   }
 
-  /** Resolves once the first attempt to connect, or the one that is under way, has succeeded or given up. */
+  /** Resolves once the first attempt to connect, or the one that is under way, has succeeded or given up, on each token. */
   async settled(): Promise<void> {
-    await this.#reconnecting
+    await Promise.all([...this.#links.values()].map((link) => link.attempted))
   }
 
-  /** Why nothing can be signed just now, or undefined. */
-  fault(): HsmError | undefined {
-    if (this.#lastFault !== undefined) return this.#lastFault
-    return this.#reconnecting === undefined
-      ? undefined
-      : new HsmError('unavailable', 'token_connecting', 'the token is being connected to')
+  /** Why a key cannot sign just now for its tokens' sake, or undefined; without a name the first such reason of any key or unused token. */
+  fault(keyName?: string): HsmError | undefined {
+    const keys = [...this.#keys.values()].filter(({ config }) => keyName === undefined || config.name === keyName)
+    for (const { places } of keys) {
+      if (!places.some(({ link }) => link.usable)) return connectionFault(places[0]?.link)
+    }
+    if (keyName !== undefined) return undefined
+    const inUse = new Set(keys.flatMap(({ places }) => places.map(({ link }) => link)))
+    const idle = [...this.#links.values()].find((link) => !inUse.has(link) && !link.usable)
+    return idle === undefined ? undefined : connectionFault(idle)
   }
 
   tokens(): readonly Token[] {
-    return [...this.#tokens.values()]
+    return [...this.#links.values()].map(({ token }) => token)
   }
 
+  /** Each token with its breaker. */
+  tokenStatus(): AgentStatus['tokens'] {
+    return [...this.#links.values()].map(({ token, breaker, fault }) => ({
+      ...token.status(),
+      breaker,
+      fault: fault?.message ?? '',
+    }))
+  }
+
+  /** Why the key cannot be used on any of its tokens although one at least is there. */
   keyFault(name: string): HsmError | undefined {
-    return this.#keys.get(name)?.fault
+    const places = this.#keys.get(name)?.places ?? []
+    if (places.some(({ link, fault }) => link.usable && fault === undefined)) return undefined
+    return places.find(({ fault }) => fault !== undefined)?.fault
+  }
+
+  places(name: string): readonly PlaceStatus[] {
+    return (this.#keys.get(name)?.places ?? []).map(({ link, handle, fault, unproven }) => ({
+      token: link.token.name,
+      usable: link.usable && handle !== undefined,
+      fault: fault?.message ?? '',
+      unproven,
+    }))
   }
 
   /** How long the oldest call on a pool thread has been there, milliseconds. */
@@ -129,52 +171,60 @@ export class HsmModule {
   /** The signature at once, for a key that is quick, or undefined: then `sign` is the way. Throws nothing. */
   signAtOnce(name: string, purpose: Purpose, message: Uint8Array): Uint8Array | undefined {
     const key = this.#keys.get(name)
-    if (key?.handle === undefined || !key.synchronous || this.#reconnecting !== undefined) return undefined
-    const session = key.token.take(purpose)
+    const place = key === undefined ? undefined : readyPlace(key)
+    if (key === undefined || place?.handle === undefined || !place.synchronous) return undefined
+    const { token } = place.link
+    const session = token.take(purpose)
     if (session === undefined) return undefined
     try {
-      const signature = this.#signSync(key, key.handle, session, message)
-      key.token.giveBack(session, 'done')
+      const signature = this.#signSync(key, place.handle, session, message)
+      token.giveBack(session, 'done')
+      place.link.succeeded()
       return signature
     } catch (error) {
-      this.#failed(key, session, error)
+      this.#failed(key, place.link, session, error)
       return undefined
     }
   }
 
-  /** Signs, again after a loss, and releases only what verifies. Rejects with `HsmError`. */
+  /** Signs, again after a loss and elsewhere if the key has other tokens, and releases only what verifies. Rejects with `HsmError`. */
   async sign(name: string, purpose: Purpose, message: Uint8Array, deadlineAtMs: number): Promise<Uint8Array> {
+    const avoided = new Set<Link>()
     for (let attempt = 1; ; attempt++) {
-      const key = await this.#usable(name, deadlineAtMs)
-      const session = await key.token.lease(purpose)
-      const { handle } = key
+      const { key, place } = await this.#usable(name, deadlineAtMs, avoided)
+      const { link } = place
+      const session = await link.token.lease(purpose)
+      const { handle } = place
       if (session !== undefined && performance.now() >= deadlineAtMs) {
-        key.token.giveBack(session, 'done')
+        link.token.giveBack(session, 'done')
         throw new HsmError('unavailable', 'deadline', 'the request waited beyond its deadline')
       }
-      if (session === undefined || handle === undefined || this.#reconnecting !== undefined) {
-        if (session !== undefined) key.token.giveBack(session, 'done')
+      if (session === undefined || handle === undefined || !link.usable) {
+        if (session !== undefined) link.token.giveBack(session, 'done')
         if (attempt >= MAX_ATTEMPTS) throw new HsmError('unavailable', 'token_lost', 'the token was lost')
         continue
       }
       try {
-        const signature = key.synchronous
+        const signature = place.synchronous
           ? this.#signSync(key, handle, session, message)
           : await this.#signAsync(key, handle, session, message)
-        key.token.giveBack(session, 'done')
+        link.token.giveBack(session, 'done')
+        link.succeeded()
         return signature
       } catch (error) {
-        this.#failed(key, session, error)
-        if (error instanceof HsmError && attempt < 2) continue
-        if (!isLost(error) || attempt >= MAX_ATTEMPTS) throw unavailable(error)
+        this.#failed(key, link, session, error)
+        avoided.add(link)
+        const elsewhere = readyPlace(key, avoided) !== undefined && attempt <= key.places.length
+        const again = elsewhere || (isLost(error) ? attempt < MAX_ATTEMPTS : error instanceof HsmError && attempt < 2)
+        if (!again) throw unavailable(error)
       }
     }
   }
 
   generateKey(request: { token: string; label: string; kind: KeyKind; backup: boolean }): GeneratedKey {
-    const token = this.#connectedToken(request.token)
+    const { token } = this.#connected(request.token)
     return token.withReadWriteSession((session) => {
-      const fresh = generateKeyPair(this.#module, session, request)
+      const fresh = generateKeyPair(this.#module, session, request, token.profile)
       const tokenLabel = token.status().label
       return {
         idHex: Buffer.from(fresh.id).toString('hex'),
@@ -189,11 +239,11 @@ export class HsmModule {
 
   /** Runs `work` in a read-write session of its own on a token that is logged in; at once, so that no loss comes in between. */
   onToken<T>(name: string, work: (module: Cryptoki, session: Handle) => T): T {
-    const token = this.#connectedToken(name)
+    const link = this.#connected(name)
     try {
-      return token.withReadWriteSession((session) => work(this.#module, session))
+      return link.token.withReadWriteSession((session) => work(this.#module, session))
     } catch (error) {
-      if (isLost(error)) this.#reconnect()
+      if (isLost(error)) this.#reconnect(link)
       throw error
     }
   }
@@ -205,19 +255,30 @@ export class HsmModule {
 
   destroyKey(tokenName: string, id: Uint8Array): void {
     for (const { config } of this.#keys.values()) {
-      if (config.token === tokenName && Buffer.from(config.uri.id).equals(id)) {
+      const configured = config.places.some(
+        ({ token, uri }) => token === tokenName && Buffer.from(uri.id).equals(Buffer.from(id)),
+      )
+      if (configured) {
         throw new HsmError('refused', 'key_configured', `key ${config.name} is in the configuration; take it out first`)
       }
     }
-    const token = this.#connectedToken(tokenName)
+    const { token } = this.#connected(tokenName)
     token.withReadWriteSession((session) => destroyKeyPair(this.#module, session, id))
   }
 
-  /** Connects anew: new keys are looked up, and after a lifted latch the login is tried once. */
-  async reconnect(): Promise<void> {
-    await this.#reconnecting
-    this.#reconnect()
-    await this.#reconnecting
+  /** Connects anew, all tokens or one: new keys are looked up, and after a lifted latch the login is tried once. */
+  async reconnect(tokenName?: string): Promise<void> {
+    const links = [...this.#links.values()].filter(({ token }) => tokenName === undefined || token.name === tokenName)
+    await Promise.all(
+      links.map(async (link) => {
+        // One that is away is tried on by itself, with the keys of the moment.
+        if (link.fault === undefined || link.fault.code === 'latched') {
+          await link.reconnecting
+          this.#reconnect(link)
+        }
+        await link.attempted
+      }),
+    )
   }
 
   /** Waits for calls that are under way. The module is never closed: pkcs11js crashes if something is still in it. */
@@ -227,31 +288,41 @@ export class HsmModule {
     await Promise.all(this.tokens().map((token) => token.drained()))
   }
 
-  async #usable(name: string, deadlineAtMs: number): Promise<SigningKey> {
+  async #usable(
+    name: string,
+    deadlineAtMs: number,
+    avoided: ReadonlySet<Link>,
+  ): Promise<{ key: SigningKey; place: Place }> {
     for (;;) {
       const key = this.#keys.get(name)
       if (key === undefined) throw new HsmError('unknown_key', 'unknown_key', `agent has no key ${name}`)
-      if (this.#reconnecting === undefined) {
-        const fault = this.#lastFault ?? key.fault
-        if (fault !== undefined) throw fault
-        if (key.handle !== undefined) return key
-        throw new HsmError('unavailable', 'key_not_found', `key ${name} is not connected`)
+      const place = readyPlace(key, avoided) ?? readyPlace(key)
+      if (place !== undefined) return { key, place }
+      const links = key.places.map(({ link }) => link)
+      const waitedFor = links.filter((link) => link.reconnecting !== undefined)
+      const fault = key.places.find((each) => each.fault !== undefined)?.fault ?? connectionFault(links[0])
+      if (waitedFor.length === 0) {
+        throw fault ?? new HsmError('unavailable', 'key_not_found', `key ${name} is not connected`)
       }
       // A token that just went is waited for; one that stays away, or needs somebody's hand, is told at once.
-      const untilMs = Math.min(deadlineAtMs, this.#outageSinceMs + PATIENCE_MS)
+      const untilMs = Math.min(
+        deadlineAtMs,
+        Math.max(...waitedFor.map(({ outageSinceMs }) => outageSinceMs + PATIENCE_MS)),
+      )
       const leftMs = untilMs - performance.now()
-      const fault = this.#lastFault
-      if (fault !== undefined && (leftMs <= 0 || !PASSING.has(fault.reason))) throw fault
-      if (leftMs <= 0) throw new HsmError('unavailable', 'token_connecting', 'the token did not come back in time')
-      await settledWithin(this.#reconnecting, leftMs)
+      const passing = waitedFor.some((link) => link.fault === undefined || PASSING.has(link.fault.reason))
+      if (leftMs <= 0 || !passing) {
+        throw waitedFor.find((link) => link.fault !== undefined)?.fault ?? connecting('did not come back in time')
+      }
+      await settledWithin(Promise.race(waitedFor.map(({ reconnecting }) => reconnecting)), leftMs)
     }
   }
 
-  #connectedToken(name: string): Token {
-    const token = this.#tokens.get(name)
-    if (token === undefined) throw new HsmError('refused', 'unknown_token', `agent has no token ${name}`)
-    if (!token.loggedIn) throw this.#lastFault ?? new HsmError('unavailable', 'token_absent', 'token is not connected')
-    return token
+  #connected(name: string): Link {
+    const link = this.#links.get(name)
+    if (link === undefined) throw new HsmError('refused', 'unknown_token', `agent has no token ${name}`)
+    if (!link.token.loggedIn) throw link.fault ?? new HsmError('unavailable', 'token_absent', 'token is not connected')
+    return link
   }
 
   #signSync(key: SigningKey, handle: Handle, session: Handle, message: Uint8Array): Uint8Array {
@@ -292,81 +363,117 @@ export class HsmModule {
     throw new HsmError('unavailable', 'signature_did_not_verify', `signature of key ${key.config.name} did not verify`)
   }
 
-  #failed(key: SigningKey, session: Handle, error: unknown): void {
+  #failed(key: SigningKey, link: Link, session: Handle, error: unknown): void {
     const lost = isLost(error)
-    key.token.giveBack(session, lost ? 'lost' : 'failed')
-    this.#log.warn('signing failed', { key: key.config.name, lost, error: String(error) })
-    if (lost) this.#reconnect()
+    link.token.giveBack(session, lost ? 'lost' : 'failed')
+    this.#log.warn('signing failed', { key: key.config.name, token: link.token.name, lost, error: String(error) })
+    // With nowhere else to go the token is tried on: what fails may be one key alone.
+    if (lost || (link.failedTooOften() && readyPlace(key, new Set([link])) !== undefined)) this.#reconnect(link)
   }
 
-  /** One at a time: stop leasing, drain, connect anew; softly first, then with a fresh module, with growing pauses. */
-  #reconnect(): void {
-    if (this.#reconnecting !== undefined || this.#closed) return
-    this.#outageSinceMs = performance.now()
-    this.#reconnecting = this.#connectUntilDone().finally(() => {
-      this.#reconnecting = undefined
-      for (const token of this.tokens()) token.wake()
+  /** One run of attempts a token: stop leasing, drain, connect anew, with growing pauses. */
+  #reconnect(link: Link): void {
+    if (link.reconnecting !== undefined || this.#closed) return
+    link.outageSinceMs = performance.now()
+    let attempted: () => void = () => undefined
+    link.attempted = new Promise((resolve) => {
+      attempted = resolve
+    })
+    link.reconnecting = this.#connectUntilDone(link, attempted).finally(() => {
+      link.reconnecting = undefined
+      link.trying = false
+      attempted()
+      link.token.wake()
     })
   }
 
-  async #connectUntilDone(): Promise<void> {
-    for (const key of this.#keys.values()) key.handle = undefined
-    await Promise.all(this.tokens().map((token) => token.drained()))
+  async #connectUntilDone(link: Link, attempted: () => void): Promise<void> {
+    const { token } = link
+    for (const place of this.#placesOn(link)) place.handle = undefined
+    await token.drained()
     for (let attempt = 0; !this.#closed; attempt++) {
       try {
-        for (const token of this.tokens()) token.disconnect()
+        token.disconnect()
+        link.connected = false
         if (attempt > 0) this.#initializeAgain()
-        for (const token of this.tokens()) token.connect()
-        this.#findKeys()
-        this.#lastFault = undefined
-        this.#log.info('tokens connected', { attempt, keys: [...this.#keys.keys()] })
+        link.trying = true
+        link.connected = true
+        token.connect()
+        this.#findKeys(link)
+        link.fault = undefined
+        this.#log.info('token connected', { token: token.name, attempt, profile: token.profile.name })
         return
       } catch (error) {
-        this.#lastFault = unavailable(error)
-        this.#log.error('tokens could not be connected', { attempt, error: String(error) })
+        link.trying = false
+        link.fault = unavailable(error)
+        this.#log.error('token could not be connected', { token: token.name, attempt, error: String(error) })
         // A latch is lifted by an operator, not by trying; so is a PIN file that others may read.
-        if (this.#lastFault.code === 'latched') return
+        if (link.fault.code === 'latched') {
+          token.disconnect()
+          link.connected = false
+          return
+        }
+        attempted()
         await new Promise((resolve) => setTimeout(resolve, Math.min(BACKOFF_FIRST_MS * 2 ** attempt, BACKOFF_LAST_MS)))
       }
     }
   }
 
+  /** Only while no token works: it ends the sessions of them all. */
   #initializeAgain(): void {
+    if ([...this.#links.values()].some(({ connected }) => connected)) return
     try {
       calling('C_Finalize', () => this.#module.C_Finalize())
     } catch (error) {
       this.#log.info('module was not initialised any more', { error: String(error) })
     }
-    initialize(this.#module)
+    initialize(this.#module, this.#settings)
   }
 
-  #findKeys(): void {
+  #placesOn(link: Link): readonly Place[] {
+    return [...this.#keys.values()].flatMap(({ places }) => places.filter((place) => place.link === link))
+  }
+
+  #findKeys(link: Link): void {
     for (const key of this.#keys.values()) {
-      key.fault = undefined
-      const session = key.token.take()
+      const place = key.places.find((each) => each.link === link)
+      if (place === undefined) continue
+      place.fault = undefined
+      const session = link.token.take()
       if (session === undefined) throw new HsmError('unavailable', 'no_session', 'no session is free')
       try {
-        const handle = key.token.findKey(session, key.config)
-        this.#comparePin(key, session)
-        key.synchronous = this.#selfTest(key, handle, session)
-        key.handle = handle
-        key.token.giveBack(session, 'done')
+        const handle = link.token.findKey(session, { name: key.config.name, uri: place.uri })
+        this.#comparePin(key, place, session)
+        place.unproven = this.#attributes(key, place, session, handle)
+        place.synchronous = this.#selfTest(key, handle, session)
+        place.handle = handle
+        link.token.giveBack(session, 'done')
       } catch (error) {
         const lost = isLost(error)
-        key.token.giveBack(session, lost ? 'lost' : 'failed')
+        link.token.giveBack(session, lost ? 'lost' : 'failed')
         if (lost) throw error
-        key.fault = unavailable(error)
-        this.#log.error('key cannot be used', { key: key.config.name, error: String(error) })
+        place.fault = unavailable(error)
+        const fields = { key: key.config.name, token: link.token.name, error: String(error) }
+        this.#log.error('key cannot be used', fields)
       }
     }
   }
 
-  /** The key must be the one that was pinned when it was made, not another one that took its id. */
-  #comparePin(key: SigningKey, session: Handle): void {
-    const { config } = key
-    const found = findSpki(this.#module, session, config.uri.id, config.kind)
+  /** The key must be the one that was pinned when it was made, not another one that took its id: on every token. */
+  #comparePin({ config }: SigningKey, { uri, link }: Place, session: Handle): void {
+    const found = findSpki(this.#module, session, uri.id, config.kind)
     if (found === undefined || Buffer.from(found).equals(config.spkiDer)) return
-    throw new HsmError('unavailable', 'wrong_public_key', `key ${config.name} on the token is not the configured one`)
+    const where = `key ${config.name} on the token ${link.token.name}`
+    throw new HsmError('unavailable', 'wrong_public_key', `${where} is not the configured one`)
+  }
+
+  /** Imported keys may sign, and are told; a key that can be taken out of its token may not. */
+  #attributes({ config }: SigningKey, { link }: Place, session: Handle, handle: Handle): readonly string[] {
+    const unproven = originOf(this.#module, session, handle)
+    if (unproven.length > 0) {
+      this.#log.warn('origin unproven', { key: config.name, token: link.token.name, attributes: unproven })
+    }
+    return unproven
   }
 
   /**
@@ -396,31 +503,32 @@ export class HsmModule {
   }
 
   #keepTokensAlive(): void {
-    if (this.#reconnecting !== undefined) return
-    try {
-      for (const token of this.tokens()) if (token.loggedIn) token.keepAlive()
-    } catch (error) {
-      this.#log.warn('token was lost', { error: String(error) })
-      this.#reconnect()
+    for (const link of this.#links.values()) {
+      if (!link.usable) continue
+      try {
+        link.token.keepAlive()
+      } catch (error) {
+        this.#log.warn('token was lost', { token: link.token.name, error: String(error) })
+        this.#reconnect(link)
+      }
     }
   }
 }
 
-function loadModule(config: AgentConfig): Cryptoki {
-  // Read by the module when it is initialised; an inherited value could point it at other tokens.
-  if (config.softhsmConf !== undefined) process.env['SOFTHSM2_CONF'] = config.softhsmConf
-  const module = new pkcs11js.PKCS11()
-  calling('dlopen', () => module.load(config.modulePath))
-  initialize(module)
-  return module
+/** The preferred token of those that work, but for `avoided`. */
+function readyPlace(key: SigningKey, avoided?: ReadonlySet<Link>): Place | undefined {
+  return key.places.find(
+    (place) => place.handle !== undefined && place.link.usable && avoided?.has(place.link) !== true,
+  )
 }
 
-function initialize(module: Cryptoki): void {
-  try {
-    calling('C_Initialize', () => module.C_Initialize({ flags: CKF.OS_LOCKING_OK }))
-  } catch (error) {
-    if (!isAlreadyInitialized(error)) throw error
-  }
+function connectionFault(link: Link | undefined): HsmError | undefined {
+  if (link === undefined || link.usable) return undefined
+  return link.fault ?? connecting('is being connected to')
+}
+
+function connecting(what: string): HsmError {
+  return new HsmError('unavailable', 'token_connecting', `the token ${what}`)
 }
 
 function unavailable(error: unknown): HsmError {
@@ -429,7 +537,7 @@ function unavailable(error: unknown): HsmError {
   return new HsmError('unavailable', 'token_failed', message, { cause: error })
 }
 
-async function settledWithin(promise: Promise<void>, ms: number): Promise<void> {
+async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   await Promise.race([
     promise,

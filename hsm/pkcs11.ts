@@ -111,9 +111,13 @@ function failureOf(call: string, error: unknown): Pkcs11Failure {
 
 const CKR = {
   FUNCTION_NOT_SUPPORTED: 0x54,
+  HOST_MEMORY: 0x2,
   DEVICE_ERROR: 0x30,
+  DEVICE_MEMORY: 0x31,
   DEVICE_REMOVED: 0x32,
   KEY_HANDLE_INVALID: 0x60,
+  KEY_SIZE_RANGE: 0x62,
+  MECHANISM_INVALID: 0x70,
   OBJECT_HANDLE_INVALID: 0x82,
   PIN_INCORRECT: 0xa0,
   PIN_INVALID: 0xa1,
@@ -129,6 +133,7 @@ const CKR = {
   TOKEN_WRITE_PROTECTED: 0xe2,
   USER_ALREADY_LOGGED_IN: 0x100,
   USER_NOT_LOGGED_IN: 0x101,
+  CURVE_NOT_SUPPORTED: 0x140,
   CRYPTOKI_NOT_INITIALIZED: 0x190,
   CRYPTOKI_ALREADY_INITIALIZED: 0x191,
 } as const
@@ -158,6 +163,17 @@ const PIN_FAILURES: ReadonlySet<number> = new Set([
   CKR.PIN_EXPIRED,
   CKR.PIN_LOCKED,
 ])
+
+/** True if the token makes no keys of the kind that was asked for. */
+export function isKindRefusal(error: unknown): boolean {
+  const kinds: readonly number[] = [CKR.KEY_SIZE_RANGE, CKR.MECHANISM_INVALID, CKR.CURVE_NOT_SUPPORTED]
+  return error instanceof Pkcs11Failure && kinds.includes(error.rv)
+}
+
+/** True if there is no room for another object. */
+export function isNoRoom(error: unknown): boolean {
+  return error instanceof Pkcs11Failure && (error.rv === CKR.DEVICE_MEMORY || error.rv === CKR.HOST_MEMORY)
+}
 
 /** True if the token must be connected to anew. */
 export function isLost(error: unknown): boolean {

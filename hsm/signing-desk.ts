@@ -171,7 +171,7 @@ export class SigningDesk {
     const latched = state.latch(`key:${key.name}`)
     if (latched !== undefined) throw new HsmError('latched', 'key_latched', latched)
     // Before the check: it takes versions and quotas, which a token that is away would waste.
-    const fault = this.#options.module.fault()
+    const fault = this.#options.module.fault(key.name)
     if (fault?.code === 'latched') throw fault
     return { waiting, key, statement: this.#signable(CHECKS[purpose](request, context)) }
   }

@@ -188,6 +188,12 @@ export interface AgentStatus {
     /** From C_GetTokenInfo, whatever module is in between. */
     readonly software: boolean
     readonly loggedIn: boolean
+    /** What is known of its kind (docs/hsm), by the profile's name. */
+    readonly profile: string
+    /** `closed`: requests go there. `open`: it is left alone. `half_open`: it is being tried. */
+    readonly breaker: 'closed' | 'open' | 'half_open'
+    /** Why it is not in use, or empty. */
+    readonly fault: string
   }[]
   readonly keys: readonly {
     readonly name: string
@@ -198,6 +204,13 @@ export interface AgentStatus {
     /** Certificates a minute at most, for a key that signs them; `untilMs` if an operator raised it. */
     readonly cap?: { readonly perMinute: number; readonly untilMs?: number }
     readonly latched: string
+    /** Its tokens, the preferred first. `unproven`: attributes by which a token does not show that the key is its own. */
+    readonly places: readonly {
+      readonly token: string
+      readonly usable: boolean
+      readonly fault: string
+      readonly unproven: readonly string[]
+    }[]
   }[]
   readonly guards: readonly {
     readonly origin: string

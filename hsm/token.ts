@@ -20,6 +20,7 @@ import {
 } from './pkcs11.ts'
 import type { TokenUri } from './pkcs11-uri.ts'
 import { PinRotation } from './pin-rotation.ts'
+import { GENERIC, profileOf, type Identity, type Profile } from './quirks.ts'
 import { SessionPool } from './session-pool.ts'
 import { HsmError, type AgentStatus, type Purpose } from './signing.ts'
 
@@ -43,6 +44,7 @@ export class Token {
   readonly #sessionCount: number
   #slot: Handle | undefined
   #facts: TokenFacts | undefined
+  #profile: Profile = GENERIC
   #loggedIn = false
   readonly #pool: SessionPool
   /** After an operator has lifted the latch one login is tried although the token remembers a wrong PIN. */
@@ -67,12 +69,16 @@ export class Token {
     return this.#loggedIn
   }
 
-  status(): AgentStatus['tokens'][number] {
+  /** What is known of its kind; of nothing in particular before it was seen. */
+  get profile(): Profile {
+    return this.#profile
+  }
+
+  status(): Omit<AgentStatus['tokens'][number], 'breaker' | 'fault'> {
     const facts = this.#facts ?? { label: this.#config.uri.token ?? '', serial: '', model: '', manufacturer: '' }
     const { label, serial, model, manufacturer } = facts
-    // SoftHSM tells its name here, also when it is loaded under another name or through p11-kit.
-    const software = /softhsm|soft ?token|nss/i.test(`${model} ${manufacturer}`)
-    return { name: this.name, label, serial, model, manufacturer, software, loggedIn: this.#loggedIn }
+    const { name: profile, software } = this.#profile
+    return { name: this.name, label, serial, model, manufacturer, software, loggedIn: this.#loggedIn, profile }
   }
 
   /** Finds the token, logs in and fills the pool. Throws `latched`, or what the module throws. */
@@ -82,6 +88,7 @@ export class Token {
     const { slot, facts } = findToken(this.#module, this.#config.uri)
     this.#slot = slot
     this.#facts = facts
+    this.#profile = profileOf({ ...facts, ...readLibrary(this.#module) })
     const session = this.#open()
     this.#login(session, facts.flags)
     const sessions = [session]
@@ -145,7 +152,7 @@ export class Token {
   }
 
   /** The private key with this CKA_ID; exactly one, and with the label if the URI has one. */
-  findKey(session: Handle, key: KeyConfig): Handle {
+  findKey(session: Handle, key: Pick<KeyConfig, 'name' | 'uri'>): Handle {
     const template = [
       { type: CKA.CLASS, value: CKO.PRIVATE_KEY },
       { type: CKA.ID, value: Buffer.from(key.uri.id) },
@@ -218,7 +225,9 @@ export class Token {
   #open(flags = 0): Handle {
     const slot = this.#slot
     if (slot === undefined) throw new HsmError('unavailable', 'token_absent', `token ${this.name} is not connected`)
-    return Buffer.from(calling('C_OpenSession', () => this.#module.C_OpenSession(slot, CKF.SERIAL_SESSION | flags)))
+    const always = this.#profile.quirks.includes('read_write_sessions_only') ? CKF.RW_SESSION : 0
+    const all = CKF.SERIAL_SESSION | flags | always
+    return Buffer.from(calling('C_OpenSession', () => this.#module.C_OpenSession(slot, all)))
   }
 
   #replace(session: Handle): Handle | undefined {
@@ -249,7 +258,13 @@ export function findToken(module: Cryptoki, uri: TokenUri): { slot: Handle; fact
   return found
 }
 
-function readFacts(module: Cryptoki, slot: Handle): TokenFacts {
+/** What the library says of itself. */
+export function readLibrary(module: Cryptoki): Pick<Identity, 'libraryManufacturer' | 'libraryDescription'> {
+  const { manufacturerID, libraryDescription } = calling('C_GetInfo', () => module.C_GetInfo())
+  return { libraryManufacturer: unpadded(manufacturerID), libraryDescription: unpadded(libraryDescription) }
+}
+
+export function readFacts(module: Cryptoki, slot: Handle): TokenFacts {
   const read = calling('C_GetTokenInfo', () => module.C_GetTokenInfo(slot))
   return {
     label: unpadded(read.label),

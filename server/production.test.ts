@@ -11,6 +11,9 @@ const hardware = {
   manufacturer: 'Thales',
   software: false,
   loggedIn: true,
+  profile: 'Luna',
+  breaker: 'closed' as const,
+  fault: '',
 }
 const agent = (software: boolean): AgentStatus => ({
   ready: true,

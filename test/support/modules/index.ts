@@ -1,0 +1,223 @@
+/**
+ * PKCS#11 modules of Debian's packages, each started with an empty token of its own: what the same suite runs on
+ * (`hsm/modules.contract.test.ts`). Whatever is started here is ended by `stop`.
+ */
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type AddressInfo, type Server } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { createSoftTokens } from '#hsm'
+
+/** What an agent's configuration says of the module, and `tokens.online` there. */
+export interface RunningModule {
+  readonly folder: string
+  readonly module: {
+    readonly modulePath: string
+    readonly moduleParameters?: string
+    readonly moduleEnvironment?: Readonly<Record<string, string>>
+  }
+  readonly token: { readonly uri: string; readonly pinFile: string }
+  stop(): Promise<void>
+}
+
+const PIN = '1234567890'
+const SO_PIN = '0987654321'
+
+/** SoftHSM 2, loaded by the agent itself. */
+export async function startSoftHsm(): Promise<RunningModule> {
+  const folder = newFolder('softhsm')
+  const tokens = await createSoftTokens({ folder: join(folder, 'hsm'), labels: ['online'] })
+  return {
+    folder,
+    module: { modulePath: tokens.modulePath, moduleEnvironment: { SOFTHSM2_CONF: tokens.confPath } },
+    token: { uri: 'pkcs11:token=online', pinFile: join(folder, 'hsm/online.pin') },
+    stop: async () => remove(folder),
+  }
+}
+
+/** NSS softokn on a database of its own; it is told where by its initialisation parameters. */
+export async function startNss(): Promise<RunningModule> {
+  const folder = newFolder('nss')
+  const pinFile = writePin(folder)
+  const database = join(folder, 'database')
+  mkdirSync(database)
+  execFileSync('certutil', ['-N', '-d', `sql:${database}`, '-f', pinFile])
+  return {
+    folder,
+    module: {
+      modulePath: library('libsoftokn3.so', 'nss/libsoftokn3.so'),
+      moduleParameters: `configdir='sql:${database}'`,
+    },
+    token: { uri: 'pkcs11:token=NSS%20Certificate%20DB', pinFile },
+    stop: async () => remove(folder),
+  }
+}
+
+/** A software TPM behind the access broker, which swaps its few object slots; without it the second key has no room. */
+export async function startTpm(): Promise<RunningModule> {
+  const folder = newFolder('tpm')
+  const pinFile = writePin(folder)
+  const [state, store] = ['state', 'store'].map((name) => join(folder, name))
+  if (state === undefined || store === undefined) throw new TypeError('a folder is missing')
+  mkdirSync(state)
+  mkdirSync(store)
+  const port = await freePortPair()
+  const tpm = spawn(
+    'swtpm',
+    [
+      'socket',
+      '--tpm2',
+      '--tpmstate',
+      `dir=${state}`,
+      '--server',
+      `type=tcp,port=${port},bindaddr=127.0.0.1`,
+      '--ctrl',
+      `type=tcp,port=${port + 1},bindaddr=127.0.0.1`,
+      '--flags',
+      'not-need-init,startup-clear',
+    ],
+    { stdio: 'ignore' },
+  )
+  const bus = spawn('dbus-daemon', ['--session', '--nofork', '--print-address=1'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  const busAddress = await firstLine(bus)
+  const broker = spawn(
+    'tpm2-abrmd',
+    ['--allow-root', '--session', '--logger=stdout', `--tcti=swtpm:host=127.0.0.1,port=${port}`],
+    { stdio: 'ignore', env: { ...process.env, DBUS_SESSION_BUS_ADDRESS: busAddress } },
+  )
+  const environment = {
+    TPM2_PKCS11_TCTI: 'tabrmd:bus_type=session',
+    TPM2_PKCS11_STORE: store,
+    DBUS_SESSION_BUS_ADDRESS: busAddress,
+  }
+  const path = library('libtpm2_pkcs11.so.1', 'pkcs11/libtpm2_pkcs11.so')
+  await retried(() => makeToken(path, 'online', environment))
+  return {
+    folder,
+    module: { modulePath: path, moduleEnvironment: environment },
+    token: { uri: 'pkcs11:token=online', pinFile },
+    stop: async () => {
+      for (const child of [broker, bus, tpm]) await ended(child)
+      remove(folder)
+    },
+  }
+}
+
+/** SoftHSM in another process, as a PKCS#11 server on a unix socket: what a remote or forwarded token looks like. */
+export async function startP11Kit(): Promise<RunningModule & { readonly server: ChildProcess }> {
+  const behind = await startSoftHsm()
+  const socket = join(behind.folder, 'p11.sock')
+  const server = spawn(
+    'p11-kit',
+    ['server', '--foreground', '--provider', behind.module.modulePath, '-n', socket, 'pkcs11:token=online'],
+    { stdio: 'ignore', env: { ...process.env, ...behind.module.moduleEnvironment } },
+  )
+  await until(() => existsSync(socket))
+  return {
+    folder: behind.folder,
+    server,
+    module: {
+      modulePath: library('pkcs11/p11-kit-client.so'),
+      moduleEnvironment: { P11_KIT_SERVER_ADDRESS: `unix:path=${socket}` },
+    },
+    token: behind.token,
+    stop: async () => {
+      await ended(server)
+      remove(behind.folder)
+    },
+  }
+}
+
+function newFolder(name: string): string {
+  return mkdtempSync(join(tmpdir(), `chancery-${name}-`))
+}
+
+function writePin(folder: string): string {
+  const file = join(folder, 'online.pin')
+  writeFileSync(file, `${PIN}\n`, { mode: 0o600 })
+  return file
+}
+
+/** The first of these below the folders where distributions keep libraries. */
+function library(...names: readonly string[]): string {
+  const folders = ['/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/lib64', '/usr/lib']
+  const found = folders.flatMap((folder) => names.map((name) => join(folder, name))).find((path) => existsSync(path))
+  if (found === undefined) throw new Error(`${names.join(' or ')} is not installed; run scripts/install`)
+  return found
+}
+
+function makeToken(modulePath: string, label: string, environment: Readonly<Record<string, string>>): void {
+  const script = fileURLToPath(new URL('./make-token.ts', import.meta.url))
+  execFileSync(process.execPath, [script, modulePath, label, PIN, SO_PIN], { env: environment, stdio: 'pipe' })
+}
+
+/** The broker takes a moment to be on the bus. */
+async function retried(work: () => void): Promise<void> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      work()
+      return
+    } catch (error) {
+      if (attempt >= 20) throw error
+      await pause(250)
+    }
+  }
+}
+
+async function until(holds: () => boolean): Promise<void> {
+  for (let attempt = 0; !holds(); attempt++) {
+    if (attempt > 400) throw new Error('waited ten seconds in vain')
+    await pause(25)
+  }
+}
+
+async function pause(ms: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, ms))
+}
+
+async function firstLine(child: ChildProcess): Promise<string> {
+  return await new Promise((resolve, reject) => {
+    let said = ''
+    child.once('error', reject)
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      said += text
+      if (said.includes('\n')) resolve(said.split('\n')[0] ?? '')
+    })
+  })
+}
+
+/** The first of two free ports in a row: the broker takes the control port to be the next one. */
+async function freePortPair(): Promise<number> {
+  for (let attempt = 0; attempt < 50; attempt++) {
+    const first = await listening(0)
+    const { port } = first.address() as AddressInfo // of a TCP server that listens
+    const second = await listening(port + 1).catch(() => undefined)
+    for (const server of [first, second]) await new Promise((resolve) => server?.close(resolve) ?? resolve(undefined))
+    if (second !== undefined) return port
+  }
+  throw new Error('no two ports in a row are free')
+}
+
+async function listening(port: number): Promise<Server> {
+  const server = createServer()
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(port, '127.0.0.1', resolve)
+  })
+  return server
+}
+
+async function ended(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const gone = new Promise((resolve) => child.once('exit', resolve))
+  child.kill('SIGKILL')
+  await gone
+}
+
+function remove(folder: string): void {
+  rmSync(folder, { recursive: true, force: true })
+}

@@ -46,6 +46,27 @@ export const CATALOGUE = {
   // Logs
   fork_refused: { exit: EXIT.integrity, severity: 'page', title: 'A log and its guard disagree' },
   store_in_use: { exit: EXIT.locked, severity: 'page', title: 'Another process has the database of a log open' },
+  // Anchors
+  anchor_ahead: { exit: EXIT.integrity, severity: 'page', title: 'An anchor remembers more than the log has' },
+  anchor_disagrees: { exit: EXIT.integrity, severity: 'page', title: 'An anchor holds another history of the log' },
+  anchor_stale: {
+    exit: EXIT.failed,
+    severity: 'ticket',
+    title: 'An anchor has taken no head for longer than configured',
+  },
+  anchor_distrusted: {
+    exit: EXIT.integrity,
+    severity: 'ticket',
+    title: "An anchor's answer is not signed as it must be",
+  },
+  anchor_refused: { exit: EXIT.policy, severity: 'ticket', title: "An anchor does not take a log's heads" },
+  anchor_required: { exit: EXIT.failed, severity: 'refusal', title: 'A required anchor cannot be asked at the start' },
+  // The disk
+  disk_low: { exit: EXIT.machine, severity: 'ticket', title: 'A volume is nearly full: no uploads are taken' },
+  disk_full: { exit: EXIT.machine, severity: 'page', title: 'A volume is nearly full: nothing is written' },
+  disk_read_only: { exit: EXIT.machine, severity: 'page', title: 'A volume cannot be written' },
+  disk_io_error: { exit: EXIT.machine, severity: 'page', title: 'A disk failed to keep what was written' },
+  disk_slow: { exit: EXIT.machine, severity: 'ticket', title: 'Writes wait long for the disk' },
   // Backup and restore
   backup_overdue: { exit: EXIT.failed, severity: 'ticket', title: 'No backup was finished for longer than configured' },
   backup_incomplete: { exit: EXIT.integrity, severity: 'refusal', title: 'A folder is no finished backup' },

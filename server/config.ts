@@ -10,7 +10,9 @@ import { readFileSync } from 'node:fs'
 import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
+import { parseWitnessKey } from '#tlog'
 import { FAULT_POINTS } from '#transparency-log'
+import { parseLevel } from './disk.ts'
 
 export class ConfigError extends Error {
   readonly code: 'unreadable' | 'invalid' | 'refused_in_production'
@@ -39,6 +41,12 @@ const name = z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/)
 const origin = z
   .string()
   .regex(/^[A-Za-z0-9.-]+( - [1-9][0-9]{0,18})?$/, 'a host name; for Rekor v1 followed by " - <treeID>"')
+
+const level = z.string().transform((text, context) => {
+  const parsed = parseLevel(text)
+  if (parsed === undefined) context.addIssue('a size such as 512MiB or 2GiB, or a share up to 50%')
+  return parsed ?? {}
+})
 
 const faultPoint = z.enum(FAULT_POINTS).optional().describe('development only: kill -9 at this point, for crash tests')
 
@@ -75,6 +83,32 @@ const log = z.discriminatedUnion('kind', [
   }),
 ])
 
+const anchorOf = {
+  name,
+  logs: z.array(name).min(1).optional().describe('names of `logs`; all of them unless told'),
+  required: z.boolean().default(false).describe('do not start while it cannot be asked'),
+  everySeconds: z.int().min(1).max(60).default(5).describe('how often it is shown what is new'),
+  staleSeconds: z.int().min(1).default(600).describe('alarm when it has taken no head for this long'),
+}
+
+const anchor = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('witness'),
+    ...anchorOf,
+    url: url.describe('submission prefix of a C2SP tlog-witness'),
+    vkey: z.string().refine(isWitnessKey, "the witness's verifier key: name+hint+base64, cosignature/v1"),
+    onClaim: z
+      .enum(['freeze', 'alarm'])
+      .default('freeze')
+      .describe('what a larger size does that the witness names and cannot prove: a lying one stops the log'),
+  }),
+  z.strictObject({
+    kind: z.literal('file'),
+    ...anchorOf,
+    path: path.describe('folder on another volume that holds a file .chancery-anchor'),
+  }),
+])
+
 const schema = z.strictObject({
   profile: z
     .enum(['development', 'production'])
@@ -102,6 +136,18 @@ const schema = z.strictObject({
     ])
     .describe('where the HSM agent is'),
   admin: z.strictObject({ socket: path.describe('unix socket, mode 0600, for `chancery status` and the like') }),
+  disk: z
+    .strictObject({
+      refuseUploadsBelow: level
+        .optional()
+        .describe('free space below which Rekor takes no uploads; default: 5 % of the volume, at most 512 MiB'),
+      refuseIssuanceBelow: level
+        .optional()
+        .describe('free space below which nothing is issued or logged; default: 2 % of the volume, at most 256 MiB'),
+      slowSeconds: z.number().positive().optional().describe('a write that takes longer raises disk_slow; default: 2'),
+    })
+    .optional()
+    .describe('when new work is refused for want of disk space'),
   metrics: z.strictObject({ listen, tls }).optional(),
   backup: z
     .strictObject({ maxAgeHours: z.number().positive().describe('an older last backup is the alarm backup_overdue') })
@@ -116,6 +162,10 @@ const schema = z.strictObject({
     })
     .optional(),
   logs: z.array(log).default([]),
+  anchors: z
+    .array(anchor)
+    .default([])
+    .describe('what remembers the newest heads elsewhere: a whole machine rolled back is caught by nothing else'),
   timestamp: z
     .strictObject({
       ...endpoint,
@@ -146,6 +196,7 @@ const schema = z.strictObject({
 
 export type Config = z.infer<typeof schema>
 export type LogConfig = Config['logs'][number]
+export type AnchorConfig = Config['anchors'][number]
 
 /** A configuration with the folder its relative paths start from. */
 export interface LoadedConfig {
@@ -193,6 +244,15 @@ export function parseConfig(text: string, file: string): Config {
   return config
 }
 
+function isWitnessKey(vkey: string): boolean {
+  try {
+    parseWitnessKey(vkey)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** Faults between fields that the schema cannot say. */
 function* crossFaults(config: Config): Generator<string> {
   const seen = (what: string) => {
@@ -217,6 +277,14 @@ function* crossFaults(config: Config): Generator<string> {
       yield `logs.${log.name}: the origin must end in " - ${log.treeId}"`
     if (log.kind !== 'rekor-v1' && log.origin.includes(' '))
       yield `logs.${log.name}: only a Rekor v1 origin carries a tree id`
+  }
+  const newAnchor = seen('anchor')
+  for (const { name: anchorName, logs = [] } of config.anchors) {
+    const fault = newAnchor(anchorName)
+    if (fault) yield fault
+    for (const covered of logs)
+      if (!config.logs.some((log) => log.name === covered))
+        yield `anchors.${anchorName}.logs: there is no log named ${covered}`
   }
   if (config.ca !== undefined) {
     const { ctLog } = config.ca

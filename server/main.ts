@@ -24,11 +24,13 @@ import {
   rekorV1Section,
   rekorV1SignEntry,
   rekorV2Section,
+  type SealedHead,
   startEntryChecks,
 } from '#transparency-log'
 import { openTrustRoot, servedFolder, type TrustRoot, trustRootSection } from '#trust-root'
 import { decodePem } from '#x509'
 import { listenAdmin } from './admin.ts'
+import { type Anchors, isWitnessed, startAnchors } from './anchors.ts'
 import { backupVerb, watchBackupAge } from './backup.ts'
 import { type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
@@ -63,6 +65,7 @@ export interface Parts {
   readonly authority?: Authority
   readonly timestamp?: TimestampAuthority
   readonly trustRoot?: TrustRoot
+  readonly anchors: Anchors
   readonly startedAt: Date
 }
 
@@ -134,6 +137,8 @@ async function openParts(
       return { config: logConfig, log }
     }),
   )
+  const anchors = await startAnchors({ loaded, logs, agent, alarms, logger })
+  closers.push(async () => await anchors.close())
   const authority = await openAuthority(loaded, { agent, clock, logs, issuers })
   const timestamp = await openTimestampAuthority(loaded, { agent, clock })
   const trustRoot = await openConfiguredTrustRoot(loaded, { agent, logger })
@@ -144,6 +149,7 @@ async function openParts(
     clock,
     alarms,
     logs,
+    anchors,
     startedAt,
     ...(authority && { authority }),
     ...(timestamp && { timestamp }),
@@ -199,6 +205,7 @@ async function openConfiguredLog(config: LogConfig, { loaded, agent, clock, logg
     agent,
     logger,
     now: clock.now,
+    witnessed: isWitnessed(loaded, config),
     ...signEntry,
     ...faultPoint,
   })
@@ -293,7 +300,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const checks = startEntryChecks()
   closers.push(async () => await checks.close())
   for (const { config: log, log: opened } of parts.logs) {
-    mounts.push({ ...log, section: sectionOf(log, { log: opened, checks }, parts.loaded) })
+    mounts.push({ ...log, section: sectionOf(log, { log: opened, checks }, parts) })
   }
 
   for (const [listenAt, sharing] of Map.groupBy(mounts, (mount) => mount.listen)) {
@@ -322,11 +329,12 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
 function sectionOf(
   config: LogConfig,
   { log, checks }: { log: Log; checks: EntryChecks },
-  loaded: LoadedConfig,
+  { loaded, anchors }: Pick<Parts, 'loaded' | 'anchors'>,
 ): Section {
   if (config.kind === 'ct') return ctSection({ log, roots: readChain(loaded, config.roots) })
   if (config.kind === 'rekor-v1') return rekorV1Section({ log, treeId: config.treeId, checks })
-  return rekorV2Section({ log, strict: config.strict, checks })
+  const cosignatures = (head: SealedHead) => anchors.cosignatures(log.name, head)
+  return rekorV2Section({ log, strict: config.strict, checks, cosignatures })
 }
 
 function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): void {

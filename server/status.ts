@@ -4,6 +4,7 @@
  */
 
 import type { Readiness } from '#http'
+import type { AnchorState } from '#transparency-log'
 import type { TrustRootStatus } from '#trust-root'
 import { parseCertificate } from '#x509'
 import type { AgentStatus } from '#hsm'
@@ -33,6 +34,8 @@ export interface Status {
     /** Size at the agent's guard; equal to `size` unless a seal is under way. */
     readonly guardedSize?: number
   }[]
+  /** Each log at each anchor. */
+  readonly anchors: readonly AnchorState[]
   readonly certificates: readonly { readonly name: string; readonly notAfter: string }[]
   readonly trustRoot?: TrustRootStatus
   readonly clock: { readonly lastStepMs: number }
@@ -86,6 +89,7 @@ export async function statusOf(parts: Parts): Promise<Status> {
         ...(guard && { guardedSize: guard.size }),
       }
     }),
+    anchors: parts.anchors.states(),
     certificates: expiring.map(({ name, der }) => ({ name, notAfter: parseCertificate(der).notAfter.toISOString() })),
     ...(trustRoot && { trustRoot }),
     clock: { lastStepMs: parts.clock.lastStepMs() },

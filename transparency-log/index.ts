@@ -1,5 +1,7 @@
+export * from './anchors/index.ts'
 export * from './ct/index.ts'
 export { FAULT_POINTS, type FaultHook, type FaultPoint, killAt } from './fault-points.ts'
+export { factsOfLeaf, type LeafFacts } from './from-leaf.ts'
 export type * from './log.ts'
 export { LogError } from './log.ts'
 export { type LogKind, type OpenLogOptions, openLog, startLog } from './open.ts'

@@ -22,7 +22,7 @@ export interface WitnessOptions {
   readonly url: string
   /** `name+hint+base64(0x04 ‖ key)`, as the witness prints it. */
   readonly vkey: string
-  /** For a whole request; 5000 unless told. */
+  /** For all requests of one `submit` together; 5000 unless told. */
   readonly timeoutMs?: number
 }
 
@@ -44,9 +44,10 @@ export function witnessAnchor({ name, url, vkey, timeoutMs = 5000 }: WitnessOpti
     if (consistencyProof === undefined) throw new AnchorError('refused', 'a witness takes checkpoints of trees only')
     // Before it was asked the best guess is that nothing has happened: after a restart that holds.
     let old = Math.min(held.get(origin) ?? size, size)
+    const untilMs = performance.now() + timeoutMs
     for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
       const proof = old === 0 || old === size ? [] : await consistencyProof(old)
-      const answer = await post(`${url}/add-checkpoint`, addCheckpointBody(old, proof, statement.note), timeoutMs)
+      const answer = await post(`${url}/add-checkpoint`, addCheckpointBody(old, proof, statement.note), untilMs)
       if (answer.status === 200) {
         const line = readCosignature(answer.body, key, parseNote(statement.note).text)
         held.set(origin, size)
@@ -127,7 +128,7 @@ function disagreement(origin: string, old: number): AnchorError {
 }
 
 /** The timeout is for all of it, so that a body that drips is bounded too. */
-async function post(url: string, body: string, timeoutMs: number): Promise<WitnessAnswer> {
+async function post(url: string, body: string, untilMs: number): Promise<WitnessAnswer> {
   try {
     const response = await fetch(url, {
       method: 'POST',
@@ -135,14 +136,15 @@ async function post(url: string, body: string, timeoutMs: number): Promise<Witne
       headers: { 'content-type': 'text/plain; charset=utf-8' },
       // A witness is the one that was configured; one that sends us elsewhere is not.
       redirect: 'error',
-      signal: AbortSignal.timeout(timeoutMs),
+      signal: AbortSignal.timeout(Math.max(1, Math.ceil(untilMs - performance.now()))),
     })
     const contentType = (response.headers.get('content-type') ?? '').split(';')[0]?.trim().toLowerCase() ?? ''
     return { status: response.status, contentType, body: await readBounded(response) }
   } catch (cause) {
     if (cause instanceof AnchorError) throw cause
-    const why = cause instanceof Error && cause.name === 'TimeoutError' ? `in ${timeoutMs} ms` : ''
-    throw new AnchorError('away', `${url} does not answer ${why}`.trim(), { cause })
+    const why =
+      cause instanceof Error && cause.name === 'TimeoutError' ? 'does not answer in time' : 'cannot be reached'
+    throw new AnchorError('away', `${url} ${why}`, { cause })
   }
 }
 

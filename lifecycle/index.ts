@@ -1,5 +1,23 @@
 /** What happens to an installation as a whole: its making; later its rotations and backups. */
 export { createInstallation, InstallationError, isInstallation, newTreeId } from './installation.ts'
 export { backUp, type BackupSources, type BackupStep, type FinishedBackup } from './backup.ts'
-export { type BackupManifest, readManifest, verifyFiles } from './backup-manifest.ts'
+export type { BackupManifest } from './backup-manifest.ts'
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'
+export { agentNames, type AgentFile, type AgentReach, operatorError, readAgentFile, withAdminAgent } from './agents.ts'
+export {
+  backupKeys,
+  formatKeyBackup,
+  type KeyBackup,
+  parseKeyBackup,
+  restoreKeys,
+  type UnwrappedKey,
+} from './key-backup.ts'
+export {
+  type AttributeFinding,
+  judgeAttributes,
+  type JudgedObject,
+  judgeObjects,
+  ORPHANS,
+  spkiSha256,
+  type Verdict,
+} from './token-contents.ts'

@@ -6,11 +6,12 @@
 
 import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { stringify } from 'yaml'
 import { type AdminAgent, type GeneratedKey, type KeyKind, type Purpose, type SigningAgent, spawnAgent } from '#hsm'
 import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
 import { createSoftTokens, type SoftTokens } from '#hsm/softhsm'
+import { witnessOrigin } from '#tlog'
 import { initialInventory, initTrustRoot } from '#trust-root'
 import { encodePem } from '#x509'
 import { chanceryYaml, type InstallationChoices, issuersYaml, origins, urls } from './layout.ts'
@@ -38,6 +39,10 @@ const keyPlans: readonly KeyPlan[] = [
   { name: 'ct', token: 'online', kind: 'P-256' },
   { name: 'rekor-v1', token: 'online', kind: 'P-256' },
   { name: 'rekor-v2', token: 'online', kind: 'P-256' },
+  // For the second line of checkpoints: witnesses take little else.
+  { name: 'ct-witness', token: 'online', kind: 'ed25519' },
+  { name: 'rekor-v1-witness', token: 'online', kind: 'ed25519' },
+  { name: 'rekor-v2-witness', token: 'online', kind: 'ed25519' },
   { name: 'tsa', token: 'online', kind: 'P-256' },
   { name: 'tuf-online', token: 'online', kind: 'P-256' },
 ]
@@ -91,7 +96,17 @@ export function newTreeId(): string {
   return (BigInt(`0x${randomBytes(7).toString('hex')}`) + 2n ** 56n).toString()
 }
 
+/** sun_path of Linux holds 108 bytes with its NUL; the server's own socket is as long as the agent's. */
+const longestSocketPath = 107
+
 function prepareFolder(dataDir: string): void {
+  const socket = join(resolve(dataDir), 'run/agent.sock')
+  if (Buffer.byteLength(socket) > longestSocketPath) {
+    throw new InstallationError(
+      'bad_choice',
+      `${socket} is over ${longestSocketPath} bytes, too long for a unix socket; choose a shorter folder with --data`,
+    )
+  }
   if (existsSync(dataDir) && !statSync(dataDir).isDirectory()) {
     throw new InstallationError('not_empty', `${dataDir} is a file; choose a folder with --data`)
   }
@@ -126,8 +141,7 @@ async function generateKeys(dataDir: string, tokens: SoftTokens): Promise<Keys> 
   writeAgentConfig(dataDir, 'ceremony', { ...both, adminWhenSpawned: true })
   const keys = await withAdmin(dataDir, 'ceremony', async (admin) => {
     const made = new Map<string, GeneratedKey>()
-    for (const { name, token, kind } of keyPlans)
-      made.set(name, await admin.generateKey({ token, label: name, kind }))
+    for (const { name, token, kind } of keyPlans) made.set(name, await admin.generateKey({ token, label: name, kind }))
     return made
   })
   // The ceremony's agent opened both tokens; no later one does.
@@ -221,6 +235,8 @@ function agentConfig(tokens: SoftTokens, name: 'root' | 'online', keys: Readonly
     tokens: tokenConfig(tokens, name),
     keys,
     adminWhenSpawned: name === 'root',
+    // The server's agent is administered beside it; the root's lives for the moment of a ceremony.
+    ...(name === 'online' ? { sockets: { admin: '../run/agent.sock' } } : {}),
   }
 }
 
@@ -245,9 +261,20 @@ function onlineKeys(keys: Keys, choices: InstallationChoices) {
       ctKey: 'ct',
       maxValiditySeconds: 600,
     }),
-    ct: agentKey(keys, 'ct', ['sct', 'treeHead'], { origin: origin.ct, style: 'ct' }),
-    'rekor-v1': agentKey(keys, 'rekor-v1', ['set', 'treeHead'], { origin: origin.rekorV1, style: 'rekor-v1' }),
-    'rekor-v2': agentKey(keys, 'rekor-v2', ['treeHead'], { origin: origin.rekorV2, style: 'tlog' }),
+    ct: agentKey(keys, 'ct', ['sct', 'treeHead'], { origin: origin.ct, style: 'ct', witnessKey: 'ct-witness' }),
+    'rekor-v1': agentKey(keys, 'rekor-v1', ['set', 'treeHead'], {
+      origin: origin.rekorV1,
+      style: 'rekor-v1',
+      witnessKey: 'rekor-v1-witness',
+    }),
+    'rekor-v2': agentKey(keys, 'rekor-v2', ['treeHead'], {
+      origin: origin.rekorV2,
+      style: 'tlog',
+      witnessKey: 'rekor-v2-witness',
+    }),
+    'ct-witness': witnessKey(keys, 'ct-witness', origin.ct),
+    'rekor-v1-witness': witnessKey(keys, 'rekor-v1-witness', origin.rekorV1),
+    'rekor-v2-witness': witnessKey(keys, 'rekor-v2-witness', origin.rekorV2),
     tsa: agentKey(keys, 'tsa', ['timestamp']),
     'tuf-online': agentKey(keys, 'tuf-online', ['tuf'], { tufRoles: ['snapshot', 'timestamp'] }),
   }
@@ -261,6 +288,10 @@ function agentKey(
 ): AgentKey {
   const { uri, token, spkiDer, kind } = keyOf(keys, name)
   return { uri, token, spki: Buffer.from(spkiDer).toString('base64'), kind, purposes, ...options }
+}
+
+function witnessKey(keys: Keys, name: string, origin: string): AgentKey {
+  return agentKey(keys, name, ['witnessHead'], { origin: witnessOrigin(origin) })
 }
 
 function keyOf(keys: Keys, name: string): GeneratedKey {

@@ -1,0 +1,199 @@
+/**
+ * The way to an agent for the commands of operators: through the admin socket of one that runs, else through one that is
+ * started for the moment. Never a second agent beside a running one: the state folder's lock sees to that, and here it is
+ * told in words.
+ */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { dirname, join, resolve } from 'node:path'
+import { parse } from 'yaml'
+import { z } from 'zod'
+import { CATALOGUE, type Code, OperatorError } from '#alarms'
+import { type AdminAgent, connectAdminAgent, HsmError, spawnAgent } from '#hsm'
+
+/** Which agent is meant. */
+export interface AgentReach {
+  readonly dataDir: string
+  /** A name (`online`: `agent/online.yaml` of the data folder), a configuration file, or the path of an admin socket. */
+  readonly agent: string
+}
+
+/** What a command needs to know of an agent's configuration; the agent itself reads it strictly. */
+export interface AgentFile {
+  readonly path: string
+  readonly modulePath: string
+  readonly softhsmConf: string | undefined
+  readonly tokens: Readonly<Record<string, { readonly uri: string; readonly pinFile: string }>>
+  readonly keys: Readonly<Record<string, { readonly uri: string; readonly token: string }>>
+  readonly adminSocket: string | undefined
+  readonly adminWhenSpawned: boolean
+}
+
+/** A key generation of RSA-4096 in a small HSM takes tens of seconds. */
+const DEADLINE_MS = 60_000
+
+/** A server starts an agent that ended again at once, and with growing pauses then. */
+const SERVERS_AGENT_MS = 5000
+
+const agentFile = z.object({
+  modulePath: z.string(),
+  tokens: z.record(z.string(), z.object({ uri: z.string(), pinFile: z.string(), softhsmConf: z.string().optional() })),
+  keys: z.record(z.string(), z.object({ uri: z.string(), token: z.string() })).default({}),
+  sockets: z.object({ admin: z.string().optional() }).default({}),
+  adminWhenSpawned: z.boolean().default(false),
+})
+
+/** Names of the agents that a data folder has a configuration for, sorted. */
+export function agentNames(dataDir: string): string[] {
+  const folder = join(dataDir, 'agent')
+  if (!existsSync(folder)) return []
+  return readdirSync(folder)
+    .filter((name) => name.endsWith('.yaml'))
+    .map((name) => name.slice(0, -'.yaml'.length))
+    .toSorted()
+}
+
+/** Reads an agent's configuration, paths made absolute. Throws `OperatorError` `no_such_agent`. */
+export function readAgentFile({ dataDir, agent }: AgentReach): AgentFile {
+  const path = /[/]|\.yaml$/.test(agent) ? resolve(agent) : join(resolve(dataDir), 'agent', `${agent}.yaml`)
+  const known = agentNames(dataDir)
+  const choices = known.length === 0 ? 'there is none in that data folder' : `there are: ${known.join(', ')}`
+  if (!existsSync(path)) throw new OperatorError('no_such_agent', `${path} is not there; ${choices}`)
+  let document: z.infer<typeof agentFile>
+  try {
+    document = agentFile.parse(parse(readFileSync(path, 'utf8')))
+  } catch (error) {
+    const said = error instanceof z.ZodError ? z.prettifyError(error) : String(error)
+    throw new OperatorError('no_such_agent', `${path} is not an agent's configuration: ${said}`, { cause: error })
+  }
+  const at = (relative: string) => resolve(dirname(path), relative)
+  const [conf] = Object.values(document.tokens).flatMap(({ softhsmConf }) => softhsmConf ?? [])
+  return {
+    path,
+    modulePath: at(document.modulePath),
+    softhsmConf: conf === undefined ? undefined : at(conf),
+    tokens: Object.fromEntries(
+      Object.entries(document.tokens).map(([name, { uri, pinFile }]) => [name, { uri, pinFile: at(pinFile) }]),
+    ),
+    keys: document.keys,
+    adminSocket: document.sockets.admin === undefined ? undefined : at(document.sockets.admin),
+    adminWhenSpawned: document.adminWhenSpawned,
+  }
+}
+
+/**
+ * Runs `use` with the admin channel of an agent: of the one that runs, or of one that lives until `use` has settled.
+ * Rejects `OperatorError` where the catalogue knows what happened, and what `use` rejects with.
+ */
+export async function withAdminAgent<T>(reach: AgentReach, use: (admin: AdminAgent) => Promise<T>): Promise<T> {
+  try {
+    const opened = await open(reach)
+    try {
+      return await use(opened.admin)
+    } finally {
+      await opened.close()
+    }
+  } catch (error) {
+    throw operatorError(error)
+  }
+}
+
+/** The same failure with the catalogue's code where its reason is one; else as it is. */
+export function operatorError(error: unknown): unknown {
+  if (!(error instanceof HsmError)) return error
+  const code = codeOf(error)
+  return code === undefined ? error : new OperatorError(code, error.message, { cause: error })
+}
+
+interface Opened {
+  readonly admin: AdminAgent
+  close(): Promise<void>
+}
+
+async function open(reach: AgentReach): Promise<Opened> {
+  if (reach.agent.endsWith('.sock')) return await dialled(resolve(reach.agent), DEADLINE_MS)
+  const file = readAgentFile(reach)
+  if (file.adminSocket !== undefined) {
+    if (await listens(file.adminSocket)) return await dialled(file.adminSocket, DEADLINE_MS)
+    // A server starts its agent again by itself; one of ours beside it would keep it from that.
+    if (await serverRuns(reach.dataDir, file.path)) {
+      await untilListens(file.adminSocket, SERVERS_AGENT_MS)
+      return await dialled(file.adminSocket, DEADLINE_MS)
+    }
+  }
+  return await started(file)
+}
+
+async function dialled(socketPath: string, deadlineMs: number): Promise<Opened> {
+  const admin = await connectAdminAgent({ socketPath }, { deadlineMs })
+  return { admin, close: () => admin.close() }
+}
+
+async function started(file: AgentFile): Promise<Opened> {
+  if (file.adminSocket === undefined && !file.adminWhenSpawned) {
+    throw new OperatorError(
+      'agent_not_administrable',
+      `${file.path} has neither sockets.admin nor adminWhenSpawned: nobody can administer this agent`,
+    )
+  }
+  const admin = file.adminSocket === undefined
+  const spawned = await spawnAgent({ configPath: file.path, admin, deadlineMs: DEADLINE_MS })
+  if (spawned.admin !== undefined) return { admin: spawned.admin, close: () => spawned.close() }
+  if (file.adminSocket === undefined) throw new TypeError('the agent gave no admin channel')
+  const client = await connectAdminAgent({ socketPath: file.adminSocket }, { deadlineMs: DEADLINE_MS })
+  const close = async () => {
+    await client.close()
+    await spawned.close()
+  }
+  return { admin: client, close }
+}
+
+/** Whether a server runs on this data folder that has this agent as its child. */
+async function serverRuns(dataDir: string, agentPath: string): Promise<boolean> {
+  const path = join(dataDir, 'chancery.yaml')
+  if (!existsSync(path)) return false
+  const server = z
+    .object({ admin: z.object({ socket: z.string() }), agent: z.object({ spawn: z.string() }) })
+    .safeParse(parse(readFileSync(path, 'utf8')))
+  if (!server.success || resolve(dataDir, server.data.agent.spawn) !== agentPath) return false
+  return await listens(resolve(dataDir, server.data.admin.socket))
+}
+
+async function untilListens(path: string, patienceMs: number): Promise<void> {
+  const untilMs = performance.now() + patienceMs
+  while (!(await listens(path))) {
+    if (performance.now() > untilMs) {
+      throw new OperatorError('agent_away', `a server runs, and its agent does not listen on ${path}; see its log`)
+    }
+    await new Promise((done) => setTimeout(done, 100))
+  }
+}
+
+/** Throws `OperatorError` `agent_not_allowed` where somebody listens whom this user may not speak with. */
+async function listens(path: string): Promise<boolean> {
+  if (Buffer.byteLength(path) > 107) return false
+  const failure = await new Promise<NodeJS.ErrnoException | undefined>((done) => {
+    const socket = connect(path)
+    socket.once('connect', () => {
+      socket.destroy()
+      done(undefined)
+    })
+    socket.once('error', done)
+  })
+  if (failure?.code === 'EACCES' || failure?.code === 'EPERM') {
+    throw new OperatorError('agent_not_allowed', `${path} is another user's; run the command as that user`)
+  }
+  return failure === undefined
+}
+
+/** Of what the agent said before it ended: `AgentStateError` reaches us as words. */
+const LOCKED = /^another agent uses the state folder/
+
+function codeOf({ code, reason, message }: HsmError): Code | undefined {
+  if (LOCKED.test(message)) return 'agent_locked'
+  if (Object.hasOwn(CATALOGUE, reason)) return reason as Code // just checked
+  if (code === 'unavailable' && ['not_connected', 'connection_lost', 'deadline', 'agent_ended'].includes(reason)) {
+    return 'agent_away'
+  }
+  return undefined
+}

@@ -48,6 +48,8 @@ export interface AuthorityOptions {
   readonly fetch?: FetchDocument
   /** Requests at once; more are told to come back. */
   readonly maxInFlight?: number
+  /** Why nothing is issued just now (retriable), or undefined: asked before each request. */
+  readonly refusal?: () => string | undefined
 }
 
 export interface IssuanceRequest {
@@ -104,6 +106,9 @@ export async function createAuthority(options: AuthorityOptions): Promise<Author
   return {
     async issue(request) {
       if (inFlight >= maxInFlight) throw new CaError('busy', 'too many requests are under way')
+      // Before anything is signed: a precertificate that no log takes would be a use of the key for nothing.
+      const refusal = options.refusal?.()
+      if (refusal !== undefined) throw new CaError('log_unavailable', refusal)
       inFlight++
       try {
         return await issue(office, request)

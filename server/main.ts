@@ -34,6 +34,8 @@ import { type Anchors, isWitnessed, startAnchors } from './anchors.ts'
 import { backupVerb, watchBackupAge } from './backup.ts'
 import { type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
+import { type WatchedDisk, watchDisk } from './disk.ts'
+import { watchLogs } from './log-alarms.ts'
 import { refuseInProduction } from './production.ts'
 import { readinessOf, statusOf } from './status.ts'
 import { timeSourceOf } from './time-source.ts'
@@ -60,6 +62,7 @@ export interface Parts {
   readonly loaded: LoadedConfig
   readonly agent: SigningAgent
   readonly clock: WatchedClock
+  readonly disk: WatchedDisk
   readonly alarms: Alarms
   readonly logs: readonly { readonly config: LogConfig; readonly log: Log }[]
   readonly authority?: Authority
@@ -130,16 +133,24 @@ async function openParts(
   const issuers = config.ca === undefined ? [] : parseFulcioConfig(readText(loaded, config.ca.issuers))
   refuseInProduction(loaded, await agent.status(), issuers.map(summary))
 
+  const disk = await openDisk(loaded, alarms)
+  closers.push(() => disk.close())
   const logs = await Promise.all(
     config.logs.map(async (logConfig) => {
-      const log = await openConfiguredLog(logConfig, { loaded, agent, clock, logger })
+      const log = await openConfiguredLog(logConfig, { loaded, agent, clock, disk, logger })
       closers.push(async () => await log.close())
       return { config: logConfig, log }
     }),
   )
+  closers.push(
+    watchLogs(
+      logs.map(({ log }) => log),
+      alarms,
+    ),
+  )
   const anchors = await startAnchors({ loaded, logs, agent, alarms, logger })
   closers.push(async () => await anchors.close())
-  const authority = await openAuthority(loaded, { agent, clock, logs, issuers })
+  const authority = await openAuthority(loaded, { agent, clock, disk, logs, issuers })
   const timestamp = await openTimestampAuthority(loaded, { agent, clock })
   const trustRoot = await openConfiguredTrustRoot(loaded, { agent, logger })
   if (trustRoot !== undefined) closers.push(async () => await trustRoot.close())
@@ -147,6 +158,7 @@ async function openParts(
     loaded,
     agent,
     clock,
+    disk,
     alarms,
     logs,
     anchors,
@@ -178,14 +190,26 @@ async function openAgent(loaded: LoadedConfig, logger: Logger): Promise<SigningA
   return (await spawnAgent({ configPath: loaded.resolve(agent.spawn), logger, deadlineMs })).agent
 }
 
+/** The volumes of everything that is written here; of the agent's state only where the agent is a child of ours. */
+async function openDisk({ config, dataDir, resolve }: LoadedConfig, alarms: Alarms): Promise<WatchedDisk> {
+  const folders = new Set([dataDir, ...config.logs.map(({ database }) => dirname(resolve(database)))])
+  for (const folder of folders) mkdirSync(folder, { recursive: true, mode: 0o700 })
+  if ('spawn' in config.agent) folders.add(dirname(resolve(config.agent.spawn)))
+  return await watchDisk([...folders], config.disk ?? {}, alarms)
+}
+
 interface LogSurroundings {
   readonly loaded: LoadedConfig
   readonly agent: SigningAgent
   readonly clock: WatchedClock
+  readonly disk: WatchedDisk
   readonly logger: Logger
 }
 
-async function openConfiguredLog(config: LogConfig, { loaded, agent, clock, logger }: LogSurroundings): Promise<Log> {
+async function openConfiguredLog(
+  config: LogConfig,
+  { loaded, agent, clock, disk, logger }: LogSurroundings,
+): Promise<Log> {
   const { name, kind, origin, key } = config
   const databasePath = loaded.resolve(config.database)
   mkdirSync(dirname(databasePath), { recursive: true, mode: 0o700 })
@@ -205,6 +229,8 @@ async function openConfiguredLog(config: LogConfig, { loaded, agent, clock, logg
     agent,
     logger,
     now: clock.now,
+    refusal: kind === 'ct' ? disk.issuance : disk.uploads,
+    writing: () => disk.writing(name),
     witnessed: isWitnessed(loaded, config),
     ...signEntry,
     ...faultPoint,
@@ -213,7 +239,13 @@ async function openConfiguredLog(config: LogConfig, { loaded, agent, clock, logg
 
 async function openAuthority(
   loaded: LoadedConfig,
-  { agent, clock, logs, issuers }: Pick<Parts, 'agent' | 'clock' | 'logs'> & { issuers: readonly IssuerPolicy[] },
+  {
+    agent,
+    clock,
+    disk,
+    logs,
+    issuers,
+  }: Pick<Parts, 'agent' | 'clock' | 'disk' | 'logs'> & { issuers: readonly IssuerPolicy[] },
 ): Promise<Authority | undefined> {
   const { ca } = loaded.config
   if (ca === undefined) return undefined
@@ -227,6 +259,7 @@ async function openAuthority(
     ctLogSpkiDer: ct.log.spkiDer,
     issuers,
     clock: clock.now,
+    refusal: disk.issuance,
   })
 }
 

@@ -127,7 +127,7 @@ function serviceStates(parts: Parts, agent: AgentStatus, trust: TrustRootStatus 
     return state(
       config.name,
       hsm,
-      log.fault()?.message,
+      log.fault()?.message ?? (config.kind === 'ct' ? parts.disk.issuance() : parts.disk.uploads()),
       latch === undefined || latch === '' ? undefined : `guard latched: ${latch}`,
     )
   })

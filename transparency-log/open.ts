@@ -31,6 +31,10 @@ export interface OpenLogOptions {
   readonly frozen?: boolean
   /** Have heads signed for witnesses too, where the agent has a key for that; off unless told. */
   readonly witnessed?: boolean
+  /** Why no new entry is taken just now (`unavailable`, retriable), or undefined: asked before each. */
+  readonly refusal?: () => string | undefined
+  /** A commit or seal begins; what is returned is called when it is over, however. */
+  readonly writing?: () => () => void
   /** For crash tests; the server passes one only under the development profile. */
   readonly faultPoint?: FaultHook
 }
@@ -48,7 +52,21 @@ export async function openLog(options: OpenLogOptions): Promise<Log> {
   const { agent, key, origin, kind, databasePath } = options
   const { spkiDer } = await agent.key(key)
   const store = await openSqliteStore(databasePath, { kind, origin, spkiDer })
-  return startLog(options, store, spkiDer)
+  return startLog(options, options.writing === undefined ? store : timed(store, options.writing), spkiDer)
+}
+
+function timed(store: LogStore, writing: () => () => void): LogStore {
+  return {
+    ...store,
+    commit: (batch, expected) => {
+      const done = writing()
+      return store.commit(batch, expected).finally(done)
+    },
+    seal: (seal, signatures) => {
+      const done = writing()
+      return store.seal(seal, signatures).finally(done)
+    },
+  }
 }
 
 /** A log on any store; the store is closed with the log, and when opening fails. */
@@ -83,10 +101,13 @@ export async function startLog(
     origin,
     spkiDer,
     logId: hash('sha256', spkiDer, 'buffer'),
-    add: (entry) =>
-      options.frozen === true
-        ? Promise.reject(new LogError('frozen', 'the log is frozen; use the current one'))
-        : sequencer.add(entry),
+    add: (entry) => {
+      if (options.frozen === true) {
+        return Promise.reject(new LogError('frozen', 'the log is frozen; use the current one'))
+      }
+      const refusal = options.refusal?.()
+      return refusal === undefined ? sequencer.add(entry) : Promise.reject(new LogError('unavailable', refusal))
+    },
     markDelivered: (index) => sequencer.markDelivered(index),
     head: () => view.head(),
     prove: (index) => view.prove(index),

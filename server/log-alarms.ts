@@ -1,0 +1,21 @@
+/** Tells what ends the writing of a log until somebody acts, within a second of when the log found it. */
+import type { Alarms } from '#alarms'
+import type { Log } from '#transparency-log'
+
+const LOOK_EVERY_MS = 500
+
+/** Codes of `Log.fault` that are alarms of the same name. */
+const CODES = ['fork_refused', 'disk_io_error'] as const
+
+/** Looks until the returned function is called. */
+export function watchLogs(logs: readonly Pick<Log, 'name' | 'fault'>[], alarms: Pick<Alarms, 'set'>): () => void {
+  const look = (): void => {
+    for (const log of logs) {
+      const fault = log.fault()
+      for (const code of CODES) alarms.set(code, log.name, fault?.code === code ? fault.message : undefined)
+    }
+  }
+  look()
+  const timer = setInterval(look, LOOK_EVERY_MS).unref()
+  return () => clearInterval(timer)
+}

@@ -8,7 +8,7 @@ import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { stringify } from 'yaml'
-import { type AdminAgent, type GeneratedKey, type KeyKind, type Purpose, type SigningAgent, spawnAgent } from '#hsm'
+import { type AdminAgent, type GeneratedKey, type KeyKind, type KeyPurpose, type SigningAgent, spawnAgent } from '#hsm'
 import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
 import { createSoftTokens, type SoftTokens } from '#hsm/softhsm'
 import { witnessOrigin } from '#tlog'
@@ -223,7 +223,7 @@ interface AgentKey {
   readonly token: string
   readonly spki: string
   readonly kind: KeyKind
-  readonly purposes: readonly Purpose[]
+  readonly purposes: readonly KeyPurpose[]
   readonly [option: string]: unknown
 }
 
@@ -283,7 +283,7 @@ function onlineKeys(keys: Keys, choices: InstallationChoices) {
 function agentKey(
   keys: Keys,
   name: string,
-  purposes: readonly Purpose[],
+  purposes: readonly KeyPurpose[],
   options: Readonly<Record<string, unknown>> = {},
 ): AgentKey {
   const { uri, token, spkiDer, kind } = keyOf(keys, name)

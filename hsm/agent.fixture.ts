@@ -24,6 +24,7 @@ import type { AdminAgent, GeneratedKey } from './administration.ts'
 import { issueIntermediateCertificate, issueRootCertificate } from './ceremony.ts'
 import { buildFaultShimIn, type FaultShim } from './fault-shim.fixture.ts'
 import type { KeyKind, Purpose } from './signing.ts'
+import type { RunningModule } from '../test/support/modules/index.ts'
 import { createSoftTokens, type SoftTokens } from './softhsm.ts'
 import { spawnAgent, type SpawnedAgent, type SpawnOptions } from './spawn.ts'
 
@@ -65,25 +66,39 @@ const KIND_OF: Readonly<Record<string, KeyKind>> = {
   'tuf-online': 'P-256',
 }
 
-/** Tokens, keys, root and intermediate, all made by the agent itself. */
-export async function install(): Promise<Installation> {
-  const folder = mkdtempSync(join(tmpdir(), 'chancery-hsm-'))
-  mkdirSync(join(folder, 'agent'))
+/** A token of SoftHSM in `folder`, as an agent's configuration names it. */
+async function softhsmIn(folder: string): Promise<{ tokens: SoftTokens; base: object }> {
   const tokens = await createSoftTokens({ folder: join(folder, 'hsm'), labels: ['online'] })
-  const configPath = join(folder, 'agent/agent.yaml')
   const base = {
-    state: 'state',
     modulePath: tokens.modulePath,
     // Relative to the configuration's folder, so that a copy of the installation has tokens of its own.
     tokens: {
       online: { uri: 'pkcs11:token=online', pinFile: '../hsm/online.pin', softhsmConf: '../hsm/softhsm2.conf' },
     },
-    adminWhenSpawned: true,
   }
+  return { tokens, base }
+}
+
+/** Keys, root and intermediate, all made by the agent itself: on a module that runs already, or on SoftHSM. */
+export async function install(
+  on?: Pick<RunningModule, 'module' | 'token'>,
+  kinds: Readonly<Record<string, KeyKind>> = {},
+): Promise<Installation> {
+  const folder = mkdtempSync(join(tmpdir(), 'chancery-hsm-'))
+  mkdirSync(join(folder, 'agent'))
+  const configPath = join(folder, 'agent/agent.yaml')
+  const { tokens, base: where } =
+    on === undefined
+      ? await softhsmIn(folder)
+      : {
+          tokens: { modulePath: on.module.modulePath, confPath: '', tokens: [] },
+          base: { ...on.module, tokens: { online: on.token } },
+        }
+  const base = { state: 'state', ...where, adminWhenSpawned: true }
   writeFileSync(configPath, stringify(base))
   const first = await started({ configPath })
   const keys: Record<string, GeneratedKey> = {}
-  for (const [label, kind] of Object.entries(KIND_OF)) {
+  for (const [label, kind] of Object.entries({ ...KIND_OF, ...kinds })) {
     keys[label] = await first.admin.generateKey({ token: 'online', label, kind })
   }
   const key = (name: string, purposes: readonly Purpose[], more: object = {}) => {

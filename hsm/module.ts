@@ -314,7 +314,7 @@ export class HsmModule {
       if (leftMs <= 0 || !passing) {
         throw waitedFor.find((link) => link.fault !== undefined)?.fault ?? connecting('did not come back in time')
       }
-      await settledWithin(Promise.race(waitedFor.map(({ reconnecting }) => reconnecting)), leftMs)
+      await settledWithin(Promise.race(waitedFor.map(async ({ reconnecting }) => await reconnecting)), leftMs)
     }
   }
 
@@ -384,6 +384,9 @@ export class HsmModule {
       link.trying = false
       attempted()
       link.token.wake()
+      if ([...this.#links.values()].every(({ usable }) => usable)) {
+        this.#log.info('tokens connected', { keys: [...this.#keys.keys()] })
+      }
     })
   }
 

@@ -166,8 +166,9 @@ const ROWS: readonly Row[] = [
 function tpm(told: { readonly name: string; readonly tested?: boolean; readonly software?: boolean }): Profile {
   return {
     ...DEFAULTS,
-    // DECRYPT = 0 is a mismatch with what the TPM made, and each refused generation takes one of few object slots.
-    notAsked: ['DECRYPT'],
+    // DECRYPT = 0 is a mismatch with what the TPM made, and each refused generation takes one of few object slots. A key
+    // of CKM_RSA_PKCS alone does not sign: the module pads by itself and needs CKM_RSA_X_509 for the rest.
+    notAsked: ['DECRYPT', 'ALLOWED_MECHANISMS'],
     fullErrors: [GENERAL_ERROR],
     quirks: ['attributes_not_taken', 'full_is_general_error', 'failed_generation_leaks', 'serial_not_unique'],
     // Many chips have no RSA beyond 2048 bits; C_GetMechanismInfo tells.

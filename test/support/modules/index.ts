@@ -55,16 +55,42 @@ export async function startNss(): Promise<RunningModule> {
   }
 }
 
-/** A software TPM behind the access broker, which swaps its few object slots; without it the second key has no room. */
+/** A software TPM behind the access broker, which swaps its few object slots; without it there is room for a key or two. */
 export async function startTpm(): Promise<RunningModule> {
+  const tpm = await startSwtpm()
+  const bus = spawn('dbus-daemon', ['--session', '--nofork', '--print-address=1'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  const busAddress = await firstLine(bus)
+  const broker = spawn(
+    '/usr/sbin/tpm2-abrmd',
+    ['--allow-root', '--session', '--logger=stdout', `--tcti=swtpm:host=127.0.0.1,port=${tpm.port}`],
+    { stdio: 'ignore', env: { ...process.env, DBUS_SESSION_BUS_ADDRESS: busAddress } },
+  )
+  const environment = { TPM2_PKCS11_TCTI: 'tabrmd:bus_type=session', DBUS_SESSION_BUS_ADDRESS: busAddress }
+  return await tpmModule(tpm, environment, [broker, bus, tpm.process])
+}
+
+/** A software TPM that the module reaches by itself: each key that it touches keeps one of three object slots. */
+export async function startTpmAlone(): Promise<RunningModule> {
+  const tpm = await startSwtpm()
+  const environment = { TPM2_PKCS11_TCTI: `swtpm:host=127.0.0.1,port=${tpm.port}` }
+  return await tpmModule(tpm, environment, [tpm.process])
+}
+
+interface Swtpm {
+  readonly folder: string
+  readonly port: number
+  readonly process: ChildProcess
+}
+
+async function startSwtpm(): Promise<Swtpm> {
   const folder = newFolder('tpm')
-  const pinFile = writePin(folder)
-  const [state, store] = ['state', 'store'].map((name) => join(folder, name))
-  if (state === undefined || store === undefined) throw new TypeError('a folder is missing')
+  const state = join(folder, 'state')
   mkdirSync(state)
-  mkdirSync(store)
   const port = await freePortPair()
-  const tpm = spawn(
+  const listen = (number: number) => `type=tcp,port=${number},bindaddr=127.0.0.1`
+  const child = spawn(
     'swtpm',
     [
       'socket',
@@ -72,39 +98,38 @@ export async function startTpm(): Promise<RunningModule> {
       '--tpmstate',
       `dir=${state}`,
       '--server',
-      `type=tcp,port=${port},bindaddr=127.0.0.1`,
+      listen(port),
       '--ctrl',
-      `type=tcp,port=${port + 1},bindaddr=127.0.0.1`,
+      listen(port + 1),
       '--flags',
       'not-need-init,startup-clear',
     ],
     { stdio: 'ignore' },
   )
-  const bus = spawn('dbus-daemon', ['--session', '--nofork', '--print-address=1'], {
-    stdio: ['ignore', 'pipe', 'ignore'],
-  })
-  const busAddress = await firstLine(bus)
-  const broker = spawn(
-    'tpm2-abrmd',
-    ['--allow-root', '--session', '--logger=stdout', `--tcti=swtpm:host=127.0.0.1,port=${port}`],
-    { stdio: 'ignore', env: { ...process.env, DBUS_SESSION_BUS_ADDRESS: busAddress } },
-  )
-  const environment = {
-    TPM2_PKCS11_TCTI: 'tabrmd:bus_type=session',
-    TPM2_PKCS11_STORE: store,
-    DBUS_SESSION_BUS_ADDRESS: busAddress,
+  return { folder, port, process: child }
+}
+
+async function tpmModule(
+  { folder }: Swtpm,
+  environment: Readonly<Record<string, string>>,
+  processes: readonly ChildProcess[],
+): Promise<RunningModule> {
+  const pinFile = writePin(folder)
+  const store = join(folder, 'store')
+  mkdirSync(store)
+  const modulePath = library('libtpm2_pkcs11.so.1', 'pkcs11/libtpm2_pkcs11.so')
+  const moduleEnvironment = { ...environment, TPM2_PKCS11_STORE: store }
+  const stop = async () => {
+    for (const child of processes) await ended(child)
+    remove(folder)
   }
-  const path = library('libtpm2_pkcs11.so.1', 'pkcs11/libtpm2_pkcs11.so')
-  await retried(() => makeToken(path, 'online', environment))
-  return {
-    folder,
-    module: { modulePath: path, moduleEnvironment: environment },
-    token: { uri: 'pkcs11:token=online', pinFile },
-    stop: async () => {
-      for (const child of [broker, bus, tpm]) await ended(child)
-      remove(folder)
-    },
+  try {
+    await retried(() => makeToken(modulePath, 'online', moduleEnvironment))
+  } catch (error) {
+    await stop()
+    throw error
   }
+  return { folder, module: { modulePath, moduleEnvironment }, token: { uri: 'pkcs11:token=online', pinFile }, stop }
 }
 
 /** SoftHSM in another process, as a PKCS#11 server on a unix socket: what a remote or forwarded token looks like. */

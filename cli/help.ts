@@ -17,6 +17,10 @@ Set up and run:
   clients   print the lines with which cosign and others use this stack
   dev       development only: an issuer that believes whoever asks, and tokens
 
+Keep and bring back:
+  backup    copy logs, trust root, account and configuration of a running server
+  restore   bring an installation back, at exactly the heads its agent remembers
+
 Sign and verify:
   login     get an ID token through the browser
   sign      sign a file with a certificate for your identity

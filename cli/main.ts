@@ -25,6 +25,8 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   sign: () => import('./sign.ts'),
   verify: () => import('./verify.ts'),
   audit: () => import('./audit.ts'),
+  backup: () => import('./backup.ts'),
+  restore: () => import('./restore.ts'),
 }
 
 /** Runs one command line (without node and script) and resolves with the exit status; never rejects. */

@@ -113,7 +113,9 @@ export async function readManifest(
   }
   const parsed = manifest.safeParse(document)
   if (!parsed.success) {
-    throw damaged(`${folder}/${MANIFEST}: ${parsed.error.issues[0]?.path.join('.')}: ${parsed.error.issues[0]?.message}`)
+    throw damaged(
+      `${folder}/${MANIFEST}: ${parsed.error.issues[0]?.path.join('.')}: ${parsed.error.issues[0]?.message}`,
+    )
   }
   return { manifest: parsed.data, sha256 }
 }

@@ -285,7 +285,9 @@ class Backup {
       const spkiSha256 = createHash('sha256').update(spkiDer).digest('hex')
       const wrapped = wrappedKeys?.get(name)
       if (wrapped === undefined) {
-        this.leftOut.push(`key ${name}: it cannot leave its HSM here; its copy is a second token or the HSM's own backup`)
+        this.leftOut.push(
+          `key ${name}: it cannot leave its HSM here; its copy is a second token or the HSM's own backup`,
+        )
         described.push({ name, spkiSha256, backup: '' })
         continue
       }

@@ -34,7 +34,11 @@ export interface SegmentOptions {
   readonly prefix: string
   readonly lines: LinesFrom
   /** Full files of an earlier backup that are known to be of this very record, and its folder. */
-  readonly earlier?: { readonly folder: string; readonly segments: readonly Segment[]; readonly files: readonly BackedUpFile[] }
+  readonly earlier?: {
+    readonly folder: string
+    readonly segments: readonly Segment[]
+    readonly files: readonly BackedUpFile[]
+  }
   readonly onLines?: (done: number) => void
   readonly signal?: AbortSignal
 }

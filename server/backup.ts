@@ -1,6 +1,7 @@
 /** The administrative verb `backup`, and how long ago the last one was. */
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { dirname, isAbsolute } from 'node:path'
+import { dirname, isAbsolute, join } from 'node:path'
+import { parse } from 'yaml'
 import { z } from 'zod'
 import { OperatorError } from '#alarms'
 import { backUp, type FinishedBackup } from '#lifecycle'
@@ -32,7 +33,10 @@ export type BackupAnswer = FinishedBackup
 let running = false
 
 /** Makes a backup of what is running; tells its steps. */
-export async function backupVerb(parts: Parts, { argument: given, progress, signal }: AdminRequest): Promise<BackupAnswer> {
+export async function backupVerb(
+  parts: Parts,
+  { argument: given, progress, signal }: AdminRequest,
+): Promise<BackupAnswer> {
   const parsed = argument.safeParse(given)
   if (!parsed.success) throw new OperatorError('backup_target_exists', parsed.error.issues[0]?.message ?? 'no target')
   if (running) throw Object.assign(new Error('a backup is being made just now; wait for it'), { code: 'busy' })
@@ -118,19 +122,30 @@ async function sourcesOf(parts: Parts, wrapped: Readonly<Record<string, string>>
 }
 
 /** Everything that the configuration names and that is no secret. */
-function configurationFiles({ config, file }: LoadedConfig): string[] {
+function configurationFiles({ config, file, resolve }: LoadedConfig): string[] {
   const { agent, ca, logs, timestamp, trustRoot, metrics } = config
   const tls = [metrics, ca, timestamp, trustRoot, ...logs].flatMap((part) => part?.tls?.certFile ?? [])
   return [
     file,
-    ...('spawn' in agent ? [agent.spawn] : []),
-    ...(trustRoot?.rootAgent === undefined ? [] : [trustRoot.rootAgent]),
+    ...('spawn' in agent ? agentFiles(agent.spawn, resolve) : []),
+    ...(trustRoot?.rootAgent === undefined ? [] : agentFiles(trustRoot.rootAgent, resolve)),
     ...(ca === undefined ? [] : [ca.chain, ca.issuers]),
     ...logs.flatMap((log) => (log.kind === 'ct' ? [log.roots] : [])),
     ...(timestamp === undefined ? [] : [timestamp.chain]),
     ...tls,
   ]
 }
+
+/** A spawned agent's configuration with the certificates that it names; not its PIN files. */
+function agentFiles(file: string, resolve: (path: string) => string): string[] {
+  const { keys } = agentConfiguration.parse(parse(readFileSync(resolve(file), 'utf8')))
+  const certificates = Object.values(keys).flatMap(({ issuerCertificate }) => issuerCertificate ?? [])
+  return [file, ...certificates.map((name) => join(dirname(resolve(file)), name))]
+}
+
+const agentConfiguration = z.object({
+  keys: z.record(z.string(), z.object({ issuerCertificate: z.string().optional() })).default({}),
+})
 
 function notBackedUp({ config }: LoadedConfig): string[] {
   const hasTls = [config.metrics, config.ca, config.timestamp, config.trustRoot, ...config.logs].some(
@@ -140,7 +155,7 @@ function notBackedUp({ config }: LoadedConfig): string[] {
     'the state of the agent (guards, latches, counters): restored with its databases it would guard nothing',
     'PINs, and the tokens themselves',
     ...(hasTls ? ['the private keys of TLS: issue them anew'] : []),
-    ...('socket' in config.agent ? ["the agent's own configuration: it belongs to another user"] : []),
+    ...('spawn' in config.agent ? [] : ["the agent's own configuration: it belongs to another user"]),
     ...(config.developmentIssuer === undefined ? [] : ['the key of the development issuer: it makes itself a new one']),
   ]
 }

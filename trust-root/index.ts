@@ -1,3 +1,4 @@
+export { type CaughtUp, catchUpWithMirror } from './catch-up.ts'
 export { type CanonicalValue, canonicalJson } from './canonical-json.ts'
 export { type ClientTrustConfigJson, renderClientTrustConfig } from './client-trust-config.ts'
 export { TrustRootError, type TrustRootErrorCode } from './errors.ts'

@@ -345,7 +345,8 @@ async function signedBefore(
   return (await signer?.agent.tufVersions({ key: signer.keyName }))?.[role] ?? 0
 }
 
-function versionsOf({ root, targets, snapshot, timestamp }: RepositoryState): PublishedVersions {
+/** The versions of a repository. */
+export function versionsOf({ root, targets, snapshot, timestamp }: RepositoryState): PublishedVersions {
   return {
     root: root.signed.version,
     targets: targets.signed.version,

@@ -309,7 +309,7 @@ class Backup {
     await mkdir(dirname(to), { recursive: true, mode: 0o700 })
     await copyFile(from, to)
     const handle = await open(to, 'r')
-    await handle.sync().finally(() => handle.close())
+    await handle.sync().finally(async () => await handle.close())
     await syncFolder(dirname(to))
     const { size } = await stat(to)
     return { path, size, sha256: (await describeFile(to)).sha256 }

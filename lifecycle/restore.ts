@@ -210,6 +210,6 @@ async function copySynced(from: string, to: string): Promise<void> {
   await mkdir(dirname(to), { recursive: true, mode: 0o700 })
   await copyFile(from, to)
   const handle = await open(to, 'r')
-  await handle.sync().finally(() => handle.close())
+  await handle.sync().finally(async () => await handle.close())
   await syncFolder(dirname(to))
 }

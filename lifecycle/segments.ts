@@ -109,7 +109,7 @@ async function keptSegment(
   await link(from, to).catch(async () => {
     await copyFile(from, to, constants.COPYFILE_EXCL)
     const handle = await open(to, 'r')
-    await handle.sync().finally(() => handle.close())
+    await handle.sync().finally(async () => await handle.close())
   })
   return { segment: { ...segment, path }, file: { ...file, path } }
 }

@@ -49,9 +49,18 @@ export function decodeBackupRow(line: string): BackupRow {
     throw new StoreError('damaged', 'a line of the backup has no index or time')
   }
   const tileData = bytes(value, 'tileData')
-  const [leaf, dedupeKey, searchHashes] = [bytes(value, 'leaf'), bytes(value, 'dedupeKey'), bytes(value, 'searchHashes')]
+  const [leaf, dedupeKey, searchHashes] = [
+    bytes(value, 'leaf'),
+    bytes(value, 'dedupeKey'),
+    bytes(value, 'searchHashes'),
+  ]
   const [attachment, entrySignature] = [bytes(value, 'attachment'), bytes(value, 'entrySignature')]
-  if (tileData === undefined || dedupeKey?.length !== 32 || searchHashes === undefined || searchHashes.length % 32 !== 0) {
+  if (
+    tileData === undefined ||
+    dedupeKey?.length !== 32 ||
+    searchHashes === undefined ||
+    searchHashes.length % 32 !== 0
+  ) {
     throw new StoreError('damaged', `line ${index} of the backup lacks a field`)
   }
   return {

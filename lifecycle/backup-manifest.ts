@@ -125,8 +125,8 @@ export async function writeManifest(folder: string, value: BackupManifest): Prom
   const bytes = Buffer.from(`${JSON.stringify(manifest.parse(value), undefined, 2)}\n`)
   await writeSynced(join(folder, `${MANIFEST}.part`), bytes)
   await rename(join(folder, `${MANIFEST}.part`), join(folder, MANIFEST))
-  await syncFolder(folder)
-  await syncFolder(dirname(folder))
+  await syncPath(folder)
+  await syncPath(dirname(folder))
   return createHash('sha256').update(bytes).digest('hex')
 }
 
@@ -189,8 +189,9 @@ export async function writeSynced(name: string, bytes: Uint8Array | string): Pro
   }
 }
 
-export async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r')
+/** Brings the bytes of a file, or the names in a folder, to the disk. */
+export async function syncPath(path: string): Promise<void> {
+  const handle = await open(path, 'r')
   try {
     await handle.sync()
   } finally {

@@ -23,7 +23,7 @@ import {
   filesBelow,
   isThere,
   readManifest,
-  syncFolder,
+  syncPath,
   writeManifest,
 } from './backup-manifest.ts'
 import { writeSegments } from './segments.ts'
@@ -308,9 +308,8 @@ class Backup {
     const to = join(this.#options.target, path)
     await mkdir(dirname(to), { recursive: true, mode: 0o700 })
     await copyFile(from, to)
-    const handle = await open(to, 'r')
-    await handle.sync().finally(async () => await handle.close())
-    await syncFolder(dirname(to))
+    await syncPath(to)
+    await syncPath(dirname(to))
     const { size } = await stat(to)
     return { path, size, sha256: (await describeFile(to)).sha256 }
   }
@@ -325,7 +324,7 @@ class Backup {
     } finally {
       await handle.close()
     }
-    await syncFolder(dirname(to))
+    await syncPath(dirname(to))
     return { path, size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') }
   }
 }

@@ -3,12 +3,12 @@
  * against the manifest, each log counted from its leaves to its signed head, the head compared with the agent's guard and
  * rolled forward to exactly it. Only then are old files moved aside (never deleted) and the new ones put in their place.
  */
-import { copyFile, mkdir, open, rename, rm, symlink } from 'node:fs/promises'
+import { copyFile, mkdir, rename, rm, symlink } from 'node:fs/promises'
 import { dirname, isAbsolute, join } from 'node:path'
 import { OperatorError } from '#alarms'
 import type { SigningAgent } from '#hsm'
 import { type CaughtUp, catchUpWithMirror } from '#trust-root'
-import { type BackupManifest, damaged, isThere, readManifest, syncFolder, verifyFiles } from './backup-manifest.ts'
+import { type BackupManifest, damaged, isThere, readManifest, syncPath, verifyFiles } from './backup-manifest.ts'
 import { recountBackup } from './recount.ts'
 import { type RestoredLog, restoreLog } from './restore-log.ts'
 
@@ -136,7 +136,7 @@ async function stageTrustRoot(
       await copySynced(join(backup, path), join(folder, path.slice('trust-root/'.length)))
   }
   await symlink(trustRoot.generation, join(folder, 'repository'))
-  await syncFolder(folder)
+  await syncPath(folder)
   if (mirror !== undefined) return await catchUpWithMirror(folder, mirror)
   return { versions: trustRoot.versions, changed: false, newerTargets: [] }
 }
@@ -189,9 +189,9 @@ async function place(
     }
     await mkdir(dirname(join(dataDir, name)), { recursive: true, mode: 0o700 })
     await rename(join(staged, name), join(dataDir, name))
-    await syncFolder(dirname(join(dataDir, name)))
+    await syncPath(dirname(join(dataDir, name)))
   }
-  await syncFolder(dataDir)
+  await syncPath(dataDir)
   return moved ? aside : undefined
 }
 
@@ -209,7 +209,6 @@ function inside(place: string): string {
 async function copySynced(from: string, to: string): Promise<void> {
   await mkdir(dirname(to), { recursive: true, mode: 0o700 })
   await copyFile(from, to)
-  const handle = await open(to, 'r')
-  await handle.sync().finally(async () => await handle.close())
-  await syncFolder(dirname(to))
+  await syncPath(to)
+  await syncPath(dirname(to))
 }

@@ -10,7 +10,7 @@ import { createInterface } from 'node:readline'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createZstdCompress, createZstdDecompress } from 'node:zlib'
-import { type BackedUpFile, damaged, describeFile, syncFolder } from './backup-manifest.ts'
+import { type BackedUpFile, damaged, describeFile, syncPath } from './backup-manifest.ts'
 
 /** Lines of a full file: some 6 MB compressed, so that what each night writes again is small, and the files stay few. */
 export const SEGMENT_LINES = 8192
@@ -70,7 +70,7 @@ export async function writeSegments(
     onLines?.(next)
     if (last?.count !== SEGMENT_LINES) break
   }
-  await syncFolder(join(folder, prefix))
+  await syncPath(join(folder, prefix))
   return { segments, files, reused }
 }
 
@@ -108,8 +108,7 @@ async function keptSegment(
   // Another file system has no links between it and this one.
   await link(from, to).catch(async () => {
     await copyFile(from, to, constants.COPYFILE_EXCL)
-    const handle = await open(to, 'r')
-    await handle.sync().finally(async () => await handle.close())
+    await syncPath(to)
   })
   return { segment: { ...segment, path }, file: { ...file, path } }
 }
@@ -151,7 +150,7 @@ async function writeSegment(
   }
   const path = segmentPath(prefix, start, count)
   await rename(draft, join(folder, path))
-  await syncFolder(dirname(join(folder, path)))
+  await syncPath(dirname(join(folder, path)))
   return { segment: { path, start, count }, file: { path, size, sha256: hash.digest('hex') } }
 }
 

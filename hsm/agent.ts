@@ -30,8 +30,12 @@ import type { WireValue } from './wire.ts'
 /** A predecessor whose parent was killed notices within milliseconds; a rival stays. */
 const WAIT_FOR_STATE_MS = 5000
 
-/** Requests that wait are a few KiB each: this much is a flood of large ones, and every socket has its own bound. */
-const MAX_BYTES_UNDER_WAY = 32 * 1024 * 1024
+/**
+ * What may be under way on one socket, half of it on one connection. A client of ours has 4096 requests at most; those
+ * of a few KiB are far below the bytes, which a flood of large ones is not. The desk has its own bound, by purpose: this
+ * one must be wider, since it takes no account of what is urgent.
+ */
+const SOCKET_LOAD: Load = { requests: 8192, bytes: 32 * 1024 * 1024 }
 
 /** A service opens one connection; each may hold one unfinished frame of a MiB. */
 const MAX_CONNECTIONS = 32
@@ -130,17 +134,12 @@ function serveInherited(agent: Agent, config: AgentConfig, admin: boolean, serve
   // The whole process group gets these; the server finishes what it accepted, and needs its agent for that.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
   const stream = new Socket({ fd: SIGNING_CHANNEL })
-  serveChannel(stream, agent.handler('signing'), new LoadBound(loadOf(config)), log)
+  serveChannel(stream, agent.handler('signing'), new LoadBound(SOCKET_LOAD), log)
   stream.once('close', () => void stop(agent, servers))
   if (!admin) return
   if (!config.adminWhenSpawned)
     throw new AgentConfigError('adminWhenSpawned is not set, and the admin channel is asked for')
-  serveChannel(new Socket({ fd: ADMIN_CHANNEL }), agent.handler('admin'), new LoadBound(loadOf(config)), log)
-}
-
-/** What may be under way on one socket; signing has a bound over all of them in the desk. */
-function loadOf({ inFlight }: AgentConfig): Load {
-  return { requests: inFlight, bytes: MAX_BYTES_UNDER_WAY }
+  serveChannel(new Socket({ fd: ADMIN_CHANNEL }), agent.handler('admin'), new LoadBound(SOCKET_LOAD), log)
 }
 
 /** A socket with who may connect to it and what it answers. */
@@ -166,7 +165,7 @@ async function listen(agent: Agent, config: AgentConfig): Promise<Server[]> {
   // Before the first socket, and without any: it also keeps our memory from being read.
   await peerCheck({}, log)
   for (const socket of sockets) {
-    servers.push(await listenAt(socket, await peerCheck(socket.allowed, log), loadOf(config)))
+    servers.push(await listenAt(socket, await peerCheck(socket.allowed, log)))
   }
   return servers
 }
@@ -177,11 +176,11 @@ function modeOf({ gid, uids }: AllowedPeers): number {
   return uids === undefined ? 0o600 : 0o666
 }
 
-async function listenAt({ path, allowed, handler }: Listening, admits: PeerCheck, most: Load): Promise<Server> {
+async function listenAt({ path, allowed, handler }: Listening, admits: PeerCheck): Promise<Server> {
   // The state's lock is ours, so a socket that is still there was left by a predecessor.
   if (isSocket(path)) rmSync(path)
-  const whole = new LoadBound(most)
-  const half = { requests: Math.ceil(most.requests / 2), bytes: Math.ceil(most.bytes / 2) }
+  const whole = new LoadBound(SOCKET_LOAD)
+  const half = { requests: SOCKET_LOAD.requests / 2, bytes: SOCKET_LOAD.bytes / 2 }
   const server = createServer((socket) => {
     if (admits(socket)) serveChannel(socket, handler, new LoadBound(half, whole), log)
     else socket.destroy()
@@ -236,6 +235,13 @@ function endAtOnce(error: SyncError): never {
 function exitCode(error: unknown): number {
   if (error instanceof AgentConfigError) return EXIT.configuration
   if (error instanceof AgentStateError) return EXIT.locked
+  if (
+    error instanceof Error &&
+    'code' in error &&
+    /^SQLITE_(?:IOERR|FULL|READONLY)|^SQLITE_CANTOPEN/.test(String(error.code))
+  ) {
+    return EXIT.disk
+  }
   return EXIT.module
 }
 

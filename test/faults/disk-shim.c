@@ -122,6 +122,9 @@ static int watched_fd(int fd, struct stat *st, char path[PATH_MAX]) {
   return yes;
 }
 
+/* Inode numbers alone are not unique: small filesystems all begin at one. */
+static uint64_t identity(const struct stat *st) { return (uint64_t)st->st_ino ^ ((uint64_t)st->st_dev << 44); }
+
 static void note(char type, uint64_t inode, uint64_t offset, const char *path, const void *bytes, size_t length) {
   if (trace < 0) return;
   struct record head = {MAGIC, (uint32_t)type, strlen(path), length, inode, offset, getpid(), 0};
@@ -148,7 +151,7 @@ static int refused(const char *path) {
 static ssize_t wrote(int fd, off_t offset, const void *bytes, ssize_t length, struct stat *st, const char *path) {
   if (length > 0) {
     if (offset < 0) offset = lseek(fd, 0, SEEK_CUR) - length;
-    note('W', st->st_ino, offset, path, bytes, length);
+    note('W', identity(st), offset, path, bytes, length);
   }
   return length;
 }
@@ -203,7 +206,7 @@ int ftruncate64(int fd, off64_t length) {
   if (!watched_fd(fd, &st, path)) return REAL(ftruncate64)(fd, length);
   if (refused(path)) return -1;
   int done = REAL(ftruncate64)(fd, length);
-  if (done == 0) note('T', st.st_ino, length, path, "", 0);
+  if (done == 0) note('T', identity(&st), length, path, "", 0);
   return done;
 }
 
@@ -221,6 +224,7 @@ static int synced(int fd, int (*real)(int)) {
     }
     if (control->sync_errno) {
       __atomic_add_fetch(&control->failed, 1, __ATOMIC_SEQ_CST);
+      note('F', identity(&st), 0, path, "", 0);
       errno = control->sync_errno;
       return -1;
     }
@@ -242,7 +246,7 @@ static int synced(int fd, int (*real)(int)) {
       length = st.st_size;
     }
   }
-  note(S_ISDIR(st.st_mode) ? 'D' : 'S', st.st_ino, length > 0, path, content, length);
+  note(S_ISDIR(st.st_mode) ? 'D' : 'S', identity(&st), length > 0, path, content, length);
   if (length > 0) munmap(content, length);
   return 0;
 }
@@ -269,8 +273,8 @@ static int opened(int folder, const char *name, int flags, mode_t mode) {
   saved = errno;
   fstat(fd, &st);
   if (S_ISREG(st.st_mode)) {
-    if (!was_there) note('C', st.st_ino, 0, path, "", 0);
-    else if (flags & O_TRUNC) note('T', st.st_ino, 0, path, "", 0);
+    if (!was_there) note('C', identity(&st), 0, path, "", 0);
+    else if (flags & O_TRUNC) note('T', identity(&st), 0, path, "", 0);
   }
   errno = saved;
   return fd;
@@ -300,6 +304,16 @@ int openat64(int folder, const char *name, int flags, ...) {
 int openat(int folder, const char *name, int flags, ...) {
   MODE_OF(flags)
   return opened(folder, name, flags, mode);
+}
+
+/* A read-only filesystem says so to whoever asks, root too. */
+int access(const char *name, int mode) {
+  char path[PATH_MAX];
+  if ((mode & W_OK) && control && control->write_errno == EROFS && whole_path(AT_FDCWD, name, path) && concerns(path)) {
+    errno = EROFS;
+    return -1;
+  }
+  return REAL(access)(name, mode);
 }
 
 static int watched_name(int folder, const char *name, char path[PATH_MAX]) {

@@ -4,6 +4,7 @@ import {
   appendFileSync,
   closeSync,
   ftruncateSync,
+  mkdirSync,
   openSync,
   readFileSync,
   readSync,
@@ -52,6 +53,7 @@ export function buildDiskShim(
   scratch: string,
   { folders, trace = false, content = false }: { folders: readonly string[]; trace?: boolean; content?: boolean },
 ): DiskShim {
+  mkdirSync(scratch, { recursive: true })
   const library = join(scratch, 'disk-shim.so')
   const source = join(import.meta.dirname, 'disk-shim.c')
   execFileSync('cc', ['-shared', '-fPIC', '-O1', '-Wall', '-Werror', '-o', library, source, '-ldl'])
@@ -113,6 +115,7 @@ export interface DiskRecord {
     | 'write'
     | 'truncate'
     | 'sync'
+    | 'failed-sync'
     | 'sync-folder'
     | 'create'
     | 'rename'
@@ -141,6 +144,7 @@ const TYPES: Readonly<Record<string, DiskRecord['type']>> = {
   L: 'link',
   Y: 'symlink',
   K: 'mkdir',
+  F: 'failed-sync',
   U: 'remove',
 }
 

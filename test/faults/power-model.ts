@@ -27,6 +27,8 @@ interface File {
   readonly kind: 'file'
   synced: Buffer
   changes: Change[]
+  /** Of these those that a failed sync has marked as clean: who reads sees them, and no later sync writes them. */
+  readonly dropped: Set<Change>
 }
 
 interface Link {
@@ -66,7 +68,7 @@ export class Disk {
     if (!this.#holds(path)) return
     switch (type) {
       case 'create': {
-        const file: File = { kind: 'file', synced: Buffer.alloc(0), changes: [] }
+        const file: File = { kind: 'file', synced: Buffer.alloc(0), changes: [], dropped: new Set() }
         this.#files.set(inode, file)
         this.#change(dirname(path), [{ name: basename(path), node: file }])
         return
@@ -79,8 +81,14 @@ export class Disk {
         return
       case 'sync': {
         const file = this.#file(record)
-        file.synced = bytes ?? whole(file)
+        file.synced = bytes ?? whole({ ...file, changes: file.changes.filter((change) => !file.dropped.has(change)) })
         file.changes = []
+        file.dropped.clear()
+        return
+      }
+      case 'failed-sync': {
+        const file = this.#file(record)
+        for (const change of file.changes) file.dropped.add(change)
         return
       }
       case 'sync-folder': {
@@ -154,9 +162,10 @@ export class Disk {
       if (found.isDirectory()) node = this.#read(at)
       else if (found.isSymbolicLink()) node = { kind: 'symlink', target: readlinkSync(at) }
       else if (found.isFile()) {
-        const known = this.#files.get(found.ino)
-        node = known ?? { kind: 'file', synced: readFileSync(at), changes: [] }
-        this.#files.set(found.ino, node)
+        const identity = identityOf(found)
+        const known = this.#files.get(identity)
+        node = known ?? { kind: 'file', synced: readFileSync(at), changes: [], dropped: new Set() }
+        this.#files.set(identity, node)
       } else continue
       folder.synced.set(name, node)
       folder.present.set(name, node)
@@ -188,6 +197,11 @@ export class Disk {
     folder.changes.push(change)
     for (const one of change) setName(folder.present, one)
   }
+}
+
+/** As in disk-shim.c. */
+function identityOf({ ino, dev }: { readonly ino: bigint; readonly dev: bigint }): bigint {
+  return BigInt.asUintN(64, ino ^ (dev << 44n))
 }
 
 function setName(names: Map<string, Node>, { name, node }: Folder['changes'][number][number]): void {

@@ -21,6 +21,10 @@ Keep and bring back:
   backup    copy logs, trust root, account and configuration of a running server
   restore   bring an installation back, at exactly the heads its agent remembers
 
+Tokens and keys:
+  token     list tokens, make one, change its PIN, lift its latch
+  key       list, make, destroy, back up and restore keys
+
 Sign and verify:
   login     get an ID token through the browser
   sign      sign a file with a certificate for your identity
@@ -30,6 +34,7 @@ For auditors, who trust no server:
   audit     prove an entry, watch a log for forks, recount a whole log
 
 Each command explains itself: chancery COMMAND --help
-Exit status: 0 done, 1 failed or refused, 2 not understood.
+Exit status: 0 done, 1 failed, 2 not understood, 3 locked, 4 PIN or latch, 5 HSM
+away, 6 refused, 7 needs a person, 8 evidence of tampering, 9 disk or clock.
 With --debug an error shows its stack.
 `

@@ -20,6 +20,8 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   serve: () => import('./serve.ts'),
   status: () => import('./status.ts'),
   clients: () => import('./clients.ts'),
+  token: () => import('./token.ts'),
+  key: () => import('./key.ts'),
   dev: () => import('./dev.ts'),
   login: () => import('./login.ts'),
   sign: () => import('./sign.ts'),

@@ -5,3 +5,4 @@ export { connectAdminAgent, connectAgent, type AgentAddress, type ClientOptions 
 export { spawnAgent, type SpawnedAgent, type SpawnOptions } from './spawn.ts'
 export { createSoftTokens, findSoftHsm, type SoftTokens } from './softhsm.ts'
 export { connectRoleAgents, type RoleSocketPaths } from './role-agents.ts'
+export { parseKeyUri } from './pkcs11-uri.ts'

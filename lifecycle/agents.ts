@@ -23,6 +23,8 @@ export interface AgentFile {
   readonly path: string
   readonly modulePath: string
   readonly softhsmConf: string | undefined
+  /** As it is written there: every token of a configuration has the same text. */
+  readonly softhsmConfText: string | undefined
   readonly tokens: Readonly<Record<string, { readonly uri: string; readonly pinFile: string }>>
   readonly keys: Readonly<Record<string, { readonly uri: string; readonly token: string }>>
   readonly adminSocket: string | undefined
@@ -72,6 +74,7 @@ export function readAgentFile({ dataDir, agent }: AgentReach): AgentFile {
     path,
     modulePath: at(document.modulePath),
     softhsmConf: conf === undefined ? undefined : at(conf),
+    softhsmConfText: conf,
     tokens: Object.fromEntries(
       Object.entries(document.tokens).map(([name, { uri, pinFile }]) => [name, { uri, pinFile: at(pinFile) }]),
     ),

@@ -22,3 +22,4 @@ export {
   spkiSha256,
   type Verdict,
 } from './token-contents.ts'
+export { type CertificateOfKey, certificatesOf, type KeyName, namesOfId } from './key-references.ts'

@@ -85,8 +85,9 @@ export class AnchoredLog {
     return taken
   }
 
-  /** True if the anchor has the newest head. Never rejects. */
+  /** True if the anchor has the newest head; false for ever once it stopped the log. Never rejects. */
   async check(): Promise<boolean> {
+    if (this.#stopped) return false
     this.#checking ??= this.#check().finally(() => {
       this.#checking = undefined
     })

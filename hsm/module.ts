@@ -30,6 +30,14 @@ const PASSING: ReadonlySet<string> = new Set(['token_failed', 'token_absent'])
 const BACKOFF_FIRST_MS = 20
 const BACKOFF_LAST_MS = 5000
 
+/**
+ * When a token is away and others work, how long after its loss the module is initialised again for its sake: SoftHSM
+ * and p11-kit see it again only then. All others stop for it, for milliseconds with SoftHSM and a second with a network
+ * HSM, so it becomes rare.
+ */
+const RENEWALS_MS: readonly number[] = [1000, 10_000, 60_000]
+const RENEW_EVERY_MS = 300_000
+
 /** YubiHSM ends sessions after 30 s of silence. */
 const KEEP_ALIVE_MS = 10_000
 
@@ -78,6 +86,8 @@ export class HsmModule {
   #keys: ReadonlyMap<string, SigningKey> = new Map()
   #keepAlive: NodeJS.Timeout | undefined
   #closed = false
+  /** While the module is initialised again: nobody connects. */
+  #renewal: Promise<void> | undefined
   /** Start of each call that is on a pool thread, for the watchdog. */
   readonly #calls = new Set<{ readonly startedMs: number }>()
 
@@ -394,11 +404,18 @@ export class HsmModule {
     const { token } = link
     for (const place of this.#placesOn(link)) place.handle = undefined
     await token.drained()
+    let renewals = 0
     for (let attempt = 0; !this.#closed; attempt++) {
       try {
+        while (this.#renewal !== undefined) await this.#renewal
         token.disconnect()
         link.connected = false
-        if (attempt > 0) this.#initializeAgain()
+        const awayMs = performance.now() - link.outageSinceMs
+        if (attempt > 0 && this.#isAlone()) this.#initializeAgain()
+        else if (attempt > 0 && awayMs > (RENEWALS_MS[renewals] ?? renewals * RENEW_EVERY_MS)) {
+          renewals++
+          await this.#renew(link)
+        }
         link.trying = true
         link.connected = true
         token.connect()
@@ -411,20 +428,43 @@ export class HsmModule {
         link.fault = unavailable(error)
         this.#log.error('token could not be connected', { token: token.name, attempt, error: String(error) })
         // A latch is lifted by an operator, not by trying; so is a PIN file that others may read.
-        if (link.fault.code === 'latched') {
-          token.disconnect()
-          link.connected = false
-          return
-        }
+        token.disconnect()
+        link.connected = false
+        if (link.fault.code === 'latched') return
         attempted()
         await new Promise((resolve) => setTimeout(resolve, Math.min(BACKOFF_FIRST_MS * 2 ** attempt, BACKOFF_LAST_MS)))
       }
     }
   }
 
-  /** Only while no token works: it ends the sessions of them all. */
+  #isAlone(): boolean {
+    return ![...this.#links.values()].some(({ connected }) => connected)
+  }
+
+  /** Takes every other token down for a moment; requests wait for them as after a loss. */
+  async #renew(link: Link): Promise<void> {
+    const others = [...this.#links.values()].filter((other) => other !== link && other.connected)
+    this.#log.warn('module is initialised again for a token that is away', { token: link.token.name })
+    let done: () => void = () => undefined
+    this.#renewal = new Promise((resolve) => {
+      done = resolve
+    })
+    try {
+      for (const other of others) this.#reconnect(other)
+      await Promise.all(others.map(async ({ token }) => await token.drained()))
+      for (const other of others) {
+        other.token.disconnect()
+        other.connected = false
+      }
+      this.#initializeAgain()
+    } finally {
+      this.#renewal = undefined
+      done()
+    }
+  }
+
+  /** Only while no token is connected: it ends the sessions of them all. */
   #initializeAgain(): void {
-    if ([...this.#links.values()].some(({ connected }) => connected)) return
     try {
       calling('C_Finalize', () => this.#module.C_Finalize())
     } catch (error) {

@@ -243,8 +243,17 @@ export class Token {
 
 /** The one token that has every attribute of the URI: neither serial nor label is unique by itself. */
 export function findToken(module: Cryptoki, uri: TokenUri): { slot: Handle; facts: TokenFacts } {
+  const failures: unknown[] = []
   const matching = calling('C_GetSlotList', () => module.C_GetSlotList(true))
-    .map((slot) => ({ slot: Buffer.from(slot), facts: readFacts(module, slot) }))
+    .flatMap((slot) => {
+      try {
+        return [{ slot: Buffer.from(slot), facts: readFacts(module, slot) }]
+      } catch (error) {
+        // A token that is away must not keep us from finding another one.
+        failures.push(error)
+        return []
+      }
+    })
     .filter(
       ({ facts }) =>
         (uri.token ?? facts.label) === facts.label &&
@@ -253,9 +262,11 @@ export function findToken(module: Cryptoki, uri: TokenUri): { slot: Handle; fact
         (uri.manufacturer ?? facts.manufacturer) === facts.manufacturer,
     )
   const [found, second] = matching
-  if (found === undefined) throw new HsmError('unavailable', 'token_absent', 'no token matches its URI')
   if (second !== undefined) throw new HsmError('unavailable', 'token_not_unique', 'several tokens match the URI')
-  return found
+  if (found !== undefined) return found
+  const [cause] = failures
+  if (cause !== undefined) throw cause
+  throw new HsmError('unavailable', 'token_absent', 'no token matches its URI')
 }
 
 /** What the library says of itself. */

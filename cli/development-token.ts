@@ -43,7 +43,7 @@ export async function developmentKey(dataDir: string): Promise<DevelopmentKey> {
   const made = `${JSON.stringify({ ...jwk, alg: 'RS256', kid: await calculateJwkThumbprint(jwk) })}\n`
   const draft = join(folder, `key.${randomBytes(6).toString('hex')}`)
   try {
-    writeFileSync(draft, made, { mode: 0o600, flag: 'wx' })
+    writeFileSync(draft, made, { mode: 0o600, flag: 'wx', flush: true })
     linkSync(draft, file)
   } catch (cause) {
     if (!(cause instanceof Error && 'code' in cause && cause.code === 'EEXIST')) throw cause

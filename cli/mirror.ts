@@ -129,7 +129,7 @@ function seed(options: MirrorOptions, root: Uint8Array): { rootPath: string; cac
   mkdirSync(cachePath, { recursive: true, mode: 0o700 })
   const rootPath = join(cachePath, 'initial-root.json')
   const draft = `${rootPath}.${process.pid}`
-  writeFileSync(draft, root)
+  writeFileSync(draft, root, { flush: true })
   renameSync(draft, rootPath)
   return { rootPath, cachePath }
 }

@@ -59,7 +59,7 @@ async function sign(file: string, options: SignOptions, command: Command): Promi
   const bundle = await signedBundle({ ...content, token, signingConfig, timeoutMs: REQUEST_TIMEOUT_MS })
   const signer = verifyBundle(bundle, artifact, trustedRoot)
   const draft = `${options.bundle}.${process.pid}`
-  writeFileSync(draft, `${JSON.stringify(bundleToJSON(bundle))}\n`)
+  writeFileSync(draft, `${JSON.stringify(bundleToJSON(bundle))}\n`, { flush: true })
   renameSync(draft, options.bundle)
   const [entry] = bundle.verificationMaterial.tlogEntries
   process.stdout.write(

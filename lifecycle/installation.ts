@@ -6,7 +6,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { stringify } from 'yaml'
 import { type AdminAgent, type GeneratedKey, type KeyKind, type KeyPurpose, type SigningAgent, spawnAgent } from '#hsm'
 import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
@@ -14,6 +14,8 @@ import { createSoftTokens, type SoftTokens } from '#hsm/softhsm'
 import { witnessOrigin } from '#tlog'
 import { initialInventory, initTrustRoot } from '#trust-root'
 import { encodePem } from '#x509'
+import { syncPath } from './backup-manifest.ts'
+import { syncTree } from './durable-tree.ts'
 import { chanceryYaml, type InstallationChoices, issuersYaml, origins, urls } from './layout.ts'
 
 export class InstallationError extends Error {
@@ -59,6 +61,10 @@ export async function createInstallation(
   onStep: (step: string) => void,
 ): Promise<void> {
   prepareFolder(dataDir)
+  // Before anything else is there: a folder with half of an installation and without the mark could be taken for a whole.
+  await syncPath(join(dataDir, unfinishedMark))
+  await syncPath(dataDir)
+  await syncPath(dirname(resolve(dataDir)))
   onStep('two SoftHSM tokens: root and online')
   const tokens = await createSoftTokens({
     folder: join(dataDir, 'hsm'),
@@ -83,7 +89,10 @@ export async function createInstallation(
   onStep('configuration')
   writeFileSync(join(dataDir, 'ca/issuers.yaml'), issuersYaml(choices), { mode: 0o600 })
   writeFileSync(join(dataDir, 'chancery.yaml'), chanceryYaml(choices), { mode: 0o600 })
+  // Keys that clients are about to trust must not be lost with the power.
+  await syncTree(dataDir)
   rmSync(join(dataDir, unfinishedMark))
+  await syncPath(dataDir)
 }
 
 /** Whether `dataDir` holds a finished installation. */
@@ -111,7 +120,8 @@ function prepareFolder(dataDir: string): void {
     throw new InstallationError('not_empty', `${dataDir} is a file; choose a folder with --data`)
   }
   if (existsSync(join(dataDir, unfinishedMark))) {
-    for (const name of readdirSync(dataDir)) rmSync(join(dataDir, name), { recursive: true })
+    const names = readdirSync(dataDir).filter((name) => name !== unfinishedMark)
+    for (const name of names) rmSync(join(dataDir, name), { recursive: true })
   } else if (isInstallation(dataDir)) {
     throw new InstallationError(
       'exists',

@@ -388,7 +388,7 @@ function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): v
     rootChecksum: root && createHash('sha256').update(root).digest('hex'),
   }
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
-  writeFileSync(`${file}.part`, `${JSON.stringify(endpoints, undefined, 2)}\n`)
+  writeFileSync(`${file}.part`, `${JSON.stringify(endpoints, undefined, 2)}\n`, { flush: true })
   renameSync(`${file}.part`, file)
 }
 

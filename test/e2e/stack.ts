@@ -55,8 +55,12 @@ export async function runChancery(
 }
 
 /** Makes tokens, keys, certificates and configuration in `dataDir`, on ports that are free. */
-export async function initialise(dataDir: string, args: readonly string[] = []): Promise<void> {
-  succeeded(await runChancery(['init', '--data', dataDir, '--ports', 'auto', ...args]))
+export async function initialise(
+  dataDir: string,
+  args: readonly string[] = [],
+  env: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  succeeded(await runChancery(['init', '--data', dataDir, '--ports', 'auto', ...args], { env }))
 }
 
 /** Starts the server and resolves when it is ready; its log goes to `<dataDir>/serve.log`. */

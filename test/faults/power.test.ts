@@ -3,7 +3,7 @@
  * what each of them writes and syncs and what clients were told (disk-shim.c). From the record the disk is put together
  * as it may be after a cut at any moment (power-model.ts), and everything that was promised by then is looked for.
  */
-import { mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -105,6 +105,36 @@ test(`${CUTS + WHOLE_CUTS} cuts, of which ${WHOLE_CUTS} start everything: nothin
       `${CUTS} cuts and ${WHOLE_CUTS} whole ones checked in ${Date.now() - startMs} ms, the whole ones in ${wholeMs} ms`,
   )
   expect(teller.told().acknowledged.v1.length).toBeGreaterThan(20)
+})
+
+test('init: what it has finished is whole, and what it has not begins again', async () => {
+  const parent = join(scratch, 'fresh')
+  const fresh = join(parent, 'data')
+  mkdirSync(parent)
+  const before = new Disk(parent)
+  const recording = buildDiskShim(join(scratch, 'recorded-init'), { folders: [parent], trace: true, content: true })
+  await initialise(fresh, [], recording.environment)
+  recording.close()
+  const made = readTrace(recording.traceFile)
+  const draw = drawFrom(Date.now())
+  const cuts = new Set(Array.from({ length: 40 }, () => draw(made.length)))
+  for (const [at, record] of made.entries()) {
+    if (cuts.has(at)) {
+      const cut = join(scratch, 'cut-init')
+      before.materialise(cut, FATES[draw(FATES.length)] ?? 'nothing', draw)
+      const names = existsSync(join(cut, 'data')) ? readdirSync(join(cut, 'data')) : []
+      const begun = names.includes('.init-unfinished')
+      expect(names.length === 0 || begun, `cut at ${at} of ${made.length} leaves ${names.join(', ')}`).toBe(true)
+      rmSync(cut, { recursive: true })
+    }
+    before.apply(record)
+  }
+  renameSync(parent, join(scratch, 'fresh-original'))
+  before.materialise(parent, 'nothing', draw)
+  expect(readdirSync(fresh)).not.toContain('.init-unfinished')
+  const stack = await serve(fresh)
+  await askAdmin(join(fresh, 'run/admin.sock'), 'publish-trust', { timeoutMs: 30_000 })
+  await stack.stop()
 })
 
 async function loadAndPublish(stack: Stack, shim: DiskShim): Promise<void> {

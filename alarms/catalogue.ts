@@ -43,6 +43,12 @@ export const CATALOGUE = {
   key_latched: { exit: EXIT.authentication, severity: 'page', title: 'A key is latched' },
   agent_locked: { exit: EXIT.locked, severity: 'page', title: 'Another agent holds the state folder' },
   agent_away: { exit: EXIT.hsm, severity: 'page', title: 'The HSM agent does not answer' },
+  // Isolation and capacity
+  wrong_socket: { exit: EXIT.policy, severity: 'refusal', title: 'A service asked for what its socket does not have' },
+  rate_capped: { exit: EXIT.policy, severity: 'ticket', title: 'The cap on certificates a minute is reached' },
+  cap_not_raised: { exit: EXIT.policy, severity: 'refusal', title: 'A cap is raised, not lowered, by a command' },
+  raise_too_long: { exit: EXIT.policy, severity: 'refusal', title: 'A cap is raised for an hour at most' },
+  no_cap: { exit: EXIT.policy, severity: 'refusal', title: 'A key without certificates has no cap' },
   // Commands of tokens and keys
   pin_rotation_interrupted: {
     exit: EXIT.authentication,

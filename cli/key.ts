@@ -6,6 +6,7 @@ import type { AdminAgent, KeyKind, KeyRecord, RestoredKey } from '#hsm'
 import type { JudgedObject } from '#lifecycle'
 import { type AgentOptions, agentOptions, confirmed, printJson, reachOf, table } from './agent-options.ts'
 import { registerKek } from './key-encryption-key.ts'
+import { registerRaiseCap } from './raise-cap.ts'
 
 export function register(program: Command): void {
   const key = program
@@ -32,6 +33,7 @@ Examples:
   registerGenerate(key)
   registerDestroy(key)
   registerUnlatch(key)
+  registerRaiseCap(key)
   registerBackup(key)
   registerRestore(key)
   registerKek(key)
@@ -380,7 +382,7 @@ async function destroy(idHex: string, options: DestroyOptions): Promise<void> {
     if (second !== undefined) throw new HsmError('refused', 'key_not_unique', 'several tokens have it; say --token')
     const configured = place.objects.find(({ key }) => key !== undefined)?.key
     if (configured !== undefined) {
-      throw new OperatorError('key_configured', `key ${configured.name} is in the configuration; take it out first`)
+      throw new OperatorError('key_configured', `key ${configured} is in the configuration; take it out first`)
     }
     if (options.confirm === true) await admin.destroyKey({ token: place.token, idHex })
     return place

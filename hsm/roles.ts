@@ -15,6 +15,14 @@ export const PURPOSES_OF_ROLE: Readonly<Record<Role, readonly KeyPurpose[]>> = {
   trust: ['tuf'],
 }
 
+/** What a role may ask of its keys beside signatures. */
+const QUESTIONS_OF_ROLE: Readonly<Record<Role, readonly string[]>> = {
+  ca: [],
+  log: ['guardedHead', 'reportHead'],
+  timestamp: [],
+  trust: ['tufVersions'],
+}
+
 export const ROLES = Object.keys(PURPOSES_OF_ROLE) as readonly Role[] // the keys of the record above
 
 /** What a check needs of a configured key. */
@@ -40,10 +48,8 @@ export class RoleScope {
   /** Throws `refused` unless the role has this method and the key that `argument` names; another role's is `unknown_key`. */
   check(method: string, argument: WireValue): void {
     if (method === 'status') return
-    const offered: readonly string[] = PURPOSES_OF_ROLE[this.#role]
-    const guards = (method === 'guardedHead' || method === 'reportHead') && this.#role === 'log'
-    const versions = method === 'tufVersions' && this.#role === 'trust'
-    if (method !== 'key' && !guards && !versions && !offered.includes(method)) {
+    const offered = ['key', ...PURPOSES_OF_ROLE[this.#role], ...QUESTIONS_OF_ROLE[this.#role]]
+    if (!offered.includes(method)) {
       throw new HsmError('refused', 'wrong_socket', `${method} is not for the socket of the role ${this.#role}`)
     }
     const key = this.#keys().get(textIn(argument, method === 'key' ? 'name' : 'key'))

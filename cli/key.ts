@@ -53,13 +53,7 @@ async function survey(admin: AdminAgent): Promise<Surveyed> {
   for (const token of await admin.tokens()) {
     if (!token.loggedIn) continue
     const objects = await admin.listObjects(token.name)
-    judged.set(
-      token.name,
-      judgeObjects(
-        objects,
-        records.filter((record) => record.token === token.name),
-      ),
-    )
+    judged.set(token.name, judgeObjects(token.name, objects, records))
   }
   return { records, judged }
 }
@@ -267,7 +261,8 @@ async function keyNamed(name: string, { records, judged }: Surveyed, token?: str
   const [first] = matches
   if (record !== undefined) return { token: record.token, record, halves: matches }
   if (first === undefined) throw new HsmError('refused', 'no_such_key', `there is no key ${name}; see: chancery key ls`)
-  return { token: first.token, record: first.key, halves: matches }
+  const named = records.find((each) => each.token === first.token && each.idHex === first.object.idHex)
+  return { token: first.token, record: named, halves: matches }
 }
 
 /** Told here too, so that help loads no part of the system; the agent decides. */

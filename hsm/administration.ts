@@ -69,7 +69,7 @@ export interface TokenDetails {
   readonly pinRotation: '' | 'intent' | 'set'
 }
 
-/** A configured key. */
+/** A configured key at one of its places; a key that lies on several tokens has a record for each. */
 export interface KeyRecord {
   readonly name: string
   readonly token: string

@@ -10,7 +10,7 @@ import { isKeyKind, kindOfSpki } from './key-kinds.ts'
 import { agentLog as log } from './log-line.ts'
 import type { HsmModule } from './module.ts'
 import { checkPin, randomPin, type PinRotation } from './pin-rotation.ts'
-import { calling, isPinUnchanged, isWrongPin } from './pkcs11.ts'
+import { calling, isLost, isNoRoom, isPinUnchanged, isWrongPin, Pkcs11Failure } from './pkcs11.ts'
 import { formatKeyUri } from './pkcs11-uri.ts'
 import { type Fields, refuse } from './purposes/purpose.ts'
 import { guardedHead, reportedHead } from './purposes/tree-head.ts'
@@ -52,6 +52,14 @@ export class Administrator {
 
   /** Whether the channel may ask for `method` is the caller's check. Throws `HsmError`. */
   async administer(method: string, request: Fields): Promise<WireValue> {
+    try {
+      return await this.#act(method, request)
+    } catch (error) {
+      throw error instanceof Pkcs11Failure ? inWords(error) : error
+    }
+  }
+
+  async #act(method: string, request: Fields): Promise<WireValue> {
     switch (method) {
       case 'key':
         return this.#describe(request)
@@ -200,26 +208,33 @@ export class Administrator {
     const token = this.#module.tokens().find((each) => each.name === name)
     if (token === undefined) return refuse('unknown_token', `agent has no token ${name}`)
     const rotation = token.pinRotation
+    // One that is not settled yet must not be overwritten: its new PIN may be the token's only one.
+    if (rotation.phase !== undefined && this.#state.latch(token.latchName) === undefined) {
+      await this.#module.reconnect(name)
+    }
     const account = () => this.#state.account(rowOf(`token:${name}`, 'rotatePin', new Uint8Array(0)), 0)
     const latched = this.#state.latch(token.latchName)
-    if (latched === undefined) {
-      const { pinLength } = this.#module.onModule((module) => readTokenDetails(module, uri))
-      if (given !== '') checkPin(given, pinLength)
-      const newPin = given === '' ? randomPin(pinLength) : given
-      rotation.begin(newPin, account)
-      this.#setPin(name, readPin(pinFile), newPin, rotation)
-      rotation.changed()
-    } else {
+    if (latched !== undefined) {
       if (!rotation.interrupted) throw new HsmError('latched', 'token_latched', latched)
       rotation.changed(() => {
         account()
         this.#state.liftLatch(token.latchName)
       })
       token.allowOneLogin()
+    } else {
+      if (rotation.phase !== undefined) return waitForToken(name)
+      const { pinLength } = this.#module.onModule((module) => readTokenDetails(module, uri))
+      if (given !== '') checkPin(given, pinLength)
+      const newPin = given === '' ? randomPin(pinLength) : given
+      const oldPin = readPin(pinFile)
+      rotation.begin(newPin, account)
+      this.#setPin(name, oldPin, newPin, rotation)
+      rotation.changed()
     }
-    await this.#module.reconnect()
-    const fault = this.#module.fault()
-    if (!token.loggedIn) throw fault ?? new HsmError('unavailable', 'token_absent', `token ${name} is not connected`)
+    await this.#module.reconnect(name)
+    const again = this.#state.latch(token.latchName)
+    if (again !== undefined) throw new HsmError('latched', 'token_latched', again)
+    if (rotation.phase !== undefined) return waitForToken(name)
     log.warn('PIN changed', { token: name, resumed: latched !== undefined })
     return { resumed: latched !== undefined }
   }
@@ -358,6 +373,23 @@ const NOTHING_TOLD = {
   memory: { publicFree: -1, privateFree: -1, privateTotal: -1 },
   pinLength: { min: -1, max: -1 },
 } as const
+
+function waitForToken(name: string): never {
+  const message = `a change of the PIN of token ${name} is not complete; run the command again when the token is back`
+  throw new HsmError('unavailable', 'pin_rotation_interrupted', message)
+}
+
+/** What an operator gets of a call that the token refused; a lost token is tried again by whoever asks again. */
+function inWords(error: Pkcs11Failure): HsmError {
+  if (isNoRoom(error)) {
+    return new HsmError('refused', 'token_full', `token has no room for another object (${error.message})`, {
+      cause: error,
+    })
+  }
+  if (isLost(error))
+    return new HsmError('unavailable', 'token_lost', `token was lost (${error.message})`, { cause: error })
+  return new HsmError('refused', 'token_refused', `token refused it (${error.message})`, { cause: error })
+}
 
 /** A line of the account about an act that is no use of a key. */
 function rowOf(key: string, act: string, subject: Uint8Array): Omit<AccountRow, 'sequence'> {

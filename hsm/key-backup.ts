@@ -69,9 +69,7 @@ export function wrapKey(module: Cryptoki, session: Handle, id: Uint8Array): Wrap
     }
   }
   const { kind, spkiDer } = publicHalf(module, session, id)
-  const wrapped = withKeyWrap('C_WrapKey', (mechanism) =>
-    module.C_WrapKey(session, mechanism, kek.handle, key, Buffer.alloc(MAX_WRAPPED_BYTES)),
-  )
+  const wrapped = wrapUnder(module, session, kek.handle, key, kind)
   return {
     label,
     idHex: Buffer.from(id).toString('hex'),
@@ -161,6 +159,19 @@ export function withKeyWrap<T>(call: string, work: (mechanism: Mechanism) => T):
     }
   }
   throw new TypeError('no mechanism is listed')
+}
+
+function wrapUnder(module: Cryptoki, session: Handle, kek: Handle, key: Handle, kind: KeyKind): Uint8Array {
+  try {
+    return withKeyWrap('C_WrapKey', (mechanism) =>
+      module.C_WrapKey(session, mechanism, kek, key, Buffer.alloc(MAX_WRAPPED_BYTES)),
+    )
+  } catch (error) {
+    if (!(error instanceof Pkcs11Failure) || isLost(error)) throw error
+    throw new HsmError('refused', 'not_wrappable', `token does not wrap this key of kind ${kind} (${error.message})`, {
+      cause: error,
+    })
+  }
 }
 
 function unwrap(module: Cryptoki, session: Handle, kek: Handle, backup: WrappedKey): Handle {

@@ -26,7 +26,8 @@ export interface AgentFile {
   /** As it is written there: every token of a configuration has the same text. */
   readonly softhsmConfText: string | undefined
   readonly tokens: Readonly<Record<string, { readonly uri: string; readonly pinFile: string }>>
-  readonly keys: Readonly<Record<string, { readonly uri: string; readonly token: string }>>
+  /** By name, every place of each. */
+  readonly keys: Readonly<Record<string, readonly { readonly uri: string; readonly token: string }[]>>
   readonly adminSocket: string | undefined
   readonly adminWhenSpawned: boolean
 }
@@ -37,10 +38,12 @@ const DEADLINE_MS = 60_000
 /** A server starts an agent that ended again at once, and with growing pauses then. */
 const SERVERS_AGENT_MS = 5000
 
+const place = z.object({ uri: z.string(), token: z.string() })
+
 const agentFile = z.object({
   modulePath: z.string(),
   tokens: z.record(z.string(), z.object({ uri: z.string(), pinFile: z.string(), softhsmConf: z.string().optional() })),
-  keys: z.record(z.string(), z.object({ uri: z.string(), token: z.string() })).default({}),
+  keys: z.record(z.string(), z.union([z.object({ uris: z.array(place) }), place])).default({}),
   sockets: z.object({ admin: z.string().optional() }).default({}),
   adminWhenSpawned: z.boolean().default(false),
 })
@@ -78,7 +81,9 @@ export function readAgentFile({ dataDir, agent }: AgentReach): AgentFile {
     tokens: Object.fromEntries(
       Object.entries(document.tokens).map(([name, { uri, pinFile }]) => [name, { uri, pinFile: at(pinFile) }]),
     ),
-    keys: document.keys,
+    keys: Object.fromEntries(
+      Object.entries(document.keys).map(([name, key]) => [name, 'uris' in key ? key.uris : [key]]),
+    ),
     adminSocket: document.sockets.admin === undefined ? undefined : at(document.sockets.admin),
     adminWhenSpawned: document.adminWhenSpawned,
   }

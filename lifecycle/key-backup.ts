@@ -31,7 +31,7 @@ export async function backupKeys(
   const keys: (WrappedKey & { token: string; createdAt: string })[] = []
   const notWrapped: UnwrappedKey[] = []
   for (const { name: token } of await admin.tokens()) {
-    for (const { object, verdict } of judgeObjects(await admin.listObjects(token), [])) {
+    for (const { object, verdict } of judgeObjects(token, await admin.listObjects(token), [])) {
       const { label, idHex } = object
       if (object.class !== 'private key' || verdict === 'transport key' || idHex === '') continue
       if (options.only !== undefined && !options.only.includes(label) && !options.only.includes(idHex)) continue

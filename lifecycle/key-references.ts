@@ -18,7 +18,9 @@ export function namesOfId(dataDir: string, idHex: string): KeyName[] {
   return agentNames(dataDir).flatMap((agent) => {
     const { path, keys } = readAgentFile({ dataDir, agent })
     return Object.entries(keys)
-      .filter(([, { uri }]) => Buffer.from(parseKeyUri(uri).id).toString('hex') === idHex.toLowerCase())
+      .filter(([, places]) =>
+        places.some(({ uri }) => Buffer.from(parseKeyUri(uri).id).toString('hex') === idHex.toLowerCase()),
+      )
       .map(([key]) => ({ file: path, key }))
   })
 }

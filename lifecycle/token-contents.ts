@@ -26,26 +26,31 @@ export type Verdict =
 export interface JudgedObject {
   readonly object: TokenObject
   readonly verdict: Verdict
-  /** Of the key that it is half of, or undefined. */
-  readonly key: KeyRecord | undefined
+  /** Name of the configured key that it is half of, or undefined. */
+  readonly key: string | undefined
 }
 
 /** What `key ls --orphans` and the doctor show. */
 export const ORPHANS: readonly Verdict[] = ['half pair', 'duplicate', 'unknown secret key', 'nameless', 'foreign']
 
-/** Each object of one token with what it is; `records` are the configured keys of that token, of every agent. */
-export function judgeObjects(objects: readonly TokenObject[], records: readonly KeyRecord[]): JudgedObject[] {
+/** Each object of one token with what it is; `records` are the configured keys of every agent that opens it. */
+export function judgeObjects(
+  token: string,
+  objects: readonly TokenObject[],
+  records: readonly Pick<KeyRecord, 'name' | 'token' | 'idHex'>[],
+): JudgedObject[] {
   const count = (of: TokenObject['class'], idHex: string) =>
     objects.filter((object) => object.class === of && object.idHex === idHex).length
   return objects.map((object) => {
-    const key = records.find(({ idHex }) => idHex !== '' && idHex === object.idHex)
+    const { idHex } = object
+    const key = records.find((record) => record.token === token && idHex !== '' && record.idHex === idHex)?.name
     return { object, key, verdict: verdictOf(object, key, count) }
   })
 }
 
 function verdictOf(
   { class: of, idHex, label, attributes }: TokenObject,
-  key: KeyRecord | undefined,
+  key: string | undefined,
   count: (of: TokenObject['class'], idHex: string) => number,
 ): Verdict {
   if (of === 'secret key') {

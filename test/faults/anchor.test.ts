@@ -2,6 +2,7 @@
  * Anchors: a machine that is rolled back whole, data and agent's state together, is caught by what remembers elsewhere.
  * The witness is litewitness, which this project did not write; the file lies in a folder that is not rolled back.
  */
+import { execFileSync } from 'node:child_process'
 import { createPublicKey, verify } from 'node:crypto'
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -9,11 +10,12 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse, stringify } from 'yaml'
-import { vkeyEd25519 } from '#tlog'
+import { vkeyEcdsa, vkeyEd25519 } from '#tlog'
 import { certificateRequest, requestOf } from '../crash/requests.ts'
 import { pinnedKeys } from '../crash/pinned-logs.ts'
+import { client } from '../e2e/clients.ts'
 import { succeeded } from '../e2e/run.ts'
-import { initialise, runChancery, type Stack, serve } from '../e2e/stack.ts'
+import { initialise, projectFolder, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { startWitness, type Witness } from '../support/witness.ts'
 
 const EMAIL = 'anchored@example.test'
@@ -74,6 +76,40 @@ describe('growth', () => {
     expect(verify(null, message, publicKeyOf('rekor-v2-witness'), second ?? Buffer.alloc(0))).toBe(true)
     const v1 = (await (await fetch(`${stack.endpoints.rekorV1}/api/v1/log`)).json()) as { signedTreeHead: string }
     expect(v1.signedTreeHead.split('\n\n')[1]?.trimEnd().split('\n')).toHaveLength(1)
+  })
+})
+
+describe('cosigned checkpoints', () => {
+  test.each(['rekor-v2', 'rekor-v2-witness'])('are read by fsck with the key %s, and by the auditor', async (name) => {
+    const file = join(scratch, 'vkey')
+    const { spkiDer = Buffer.alloc(0) } = pinnedKeys(dataDir)[name] ?? {}
+    const origin = originOf('rekor-v2')
+    writeFileSync(file, name === 'rekor-v2' ? vkeyEcdsa(origin, spkiDer) : vkeyEd25519(origin, spkiDer.subarray(-32)))
+    const { rekorV2 } = stack.endpoints
+    expect((await (await fetch(`${rekorV2}/checkpoint`)).text()).split('\n— ')).toHaveLength(4)
+    const storage = ['--storage_url', `${rekorV2}/`, '--public_key', file, '--origin', origin, '--ui=false']
+    const { text } = succeeded(await client('fsck', storage))
+    expect(text).toMatch(/Successfully fsck'd log|OK/)
+    expect(text).not.toMatch(/fail|error/i)
+    const trustRoot = join(dataDir, 'trust-root/repository/trusted_root.json')
+    const of = ['--log', 'v2', '--url', rekorV2, '--trust-root', trustRoot]
+    succeeded(await runChancery(['audit', '--recount', ...of]))
+    succeeded(await runChancery(['audit', 'watch', '--once', '--state', join(scratch, 'watch'), ...of]))
+  })
+
+  test('need the verifier keys that docs/auditors.md tells how to make', () => {
+    const document = readFileSync(join(projectFolder, 'docs/auditors.md'), 'utf8')
+    const [, block = ''] = /<!-- run: witness -->\n```sh\n(.*?)```/s.exec(document) ?? []
+    for (const log of LOGS) {
+      const spki = pinnedKeys(dataDir)[`${log}-witness`]?.spkiDer.toString('base64') ?? ''
+      const env = { PATH: process.env['PATH'] ?? '', ORIGIN: witnessName(log), SPKI: spki }
+      const said = execFileSync('bash', ['-euc', block], {
+        env,
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'inherit'],
+      })
+      expect(said.trim()).toBe(vkeyEd25519(witnessName(log), rawWitnessKey(log)))
+    }
   })
 })
 
@@ -168,7 +204,8 @@ function publicKeyOf(name: string) {
 /** The size in a note that the witness cosigned; its line is checked by what C2SP tlog-cosignature says alone. */
 function cosignedSize(note: string): number {
   const [text = '', lines = ''] = note.split('\n\n')
-  const [name = '', , key = ''] = witness.vkey.split('+')
+  const [name = '', , ...encoded] = witness.vkey.split('+')
+  const key = encoded.join('+') // base64 has them too
   const line = lines.split('\n').find((each) => each.startsWith(`— ${name} `)) ?? ''
   const bytes = Buffer.from(line.split(' ')[2] ?? '', 'base64')
   const prefix = Buffer.from('302a300506032b6570032100', 'hex')

@@ -24,6 +24,7 @@ Keep and bring back:
 Tokens and keys:
   token     list tokens, make one, change its PIN, lift its latch
   key       list, make, destroy, back up and restore keys
+  hsm       find out what an HSM and its PKCS#11 module can do
 
 Sign and verify:
   login     get an ID token through the browser

@@ -22,6 +22,7 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   clients: () => import('./clients.ts'),
   token: () => import('./token.ts'),
   key: () => import('./key.ts'),
+  hsm: () => import('./hsm.ts'),
   dev: () => import('./dev.ts'),
   login: () => import('./login.ts'),
   sign: () => import('./sign.ts'),

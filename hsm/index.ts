@@ -5,4 +5,7 @@ export { connectAdminAgent, connectAgent, type AgentAddress, type ClientOptions 
 export { spawnAgent, type SpawnedAgent, type SpawnOptions } from './spawn.ts'
 export { createSoftTokens, findSoftHsm, type SoftTokens } from './softhsm.ts'
 export { connectRoleAgents, type RoleSocketPaths } from './role-agents.ts'
+export { probeModule, type Probed, type ProbedToken, type ProbeRequest } from './probe.ts'
+export { MODULE_ENVIRONMENT, type ModuleSettings, type ModuleVariable } from './module-settings.ts'
+export { KEY_KINDS, isKeyKind } from './key-kinds.ts'
 export { parseKeyUri } from './pkcs11-uri.ts'

@@ -21,7 +21,7 @@ export function readTokenDetails(module: Cryptoki, uri: TokenUri): Told {
   const { slot } = findToken(module, uri)
   const told = calling('C_GetTokenInfo', () => module.C_GetTokenInfo(slot))
   return {
-    flags: FLAGS.filter(([bit]) => (told.flags & bit) !== 0).map(([, name]) => name),
+    flags: pinWarnings(told.flags),
     sessions: { open: amount(told.sessionCount), max: limit(told.maxSessionCount) },
     memory: {
       publicFree: amount(told.freePublicMemory),
@@ -29,6 +29,28 @@ export function readTokenDetails(module: Cryptoki, uri: TokenUri): Told {
       privateTotal: amount(told.totalPrivateMemory),
     },
     pinLength: { min: told.minPinLen, max: told.maxPinLen },
+  }
+}
+
+/** What the flags of a token say of its PINs, in words. */
+export function pinWarnings(flags: number): string[] {
+  return FLAGS.filter(([bit]) => (flags & bit) !== 0).map(([, name]) => name)
+}
+
+type TokenInfo = ReturnType<Cryptoki['C_GetTokenInfo']>
+
+/** What a token has room for; -1 where there is no limit or it is not told. */
+export function tokenLimits(told: TokenInfo): {
+  sessions: number
+  pinLengthMin: number
+  pinLengthMax: number
+  freeMemory: number
+} {
+  return {
+    sessions: limit(told.maxSessionCount),
+    pinLengthMin: told.minPinLen,
+    pinLengthMax: told.maxPinLen,
+    freeMemory: amount(told.freePrivateMemory),
   }
 }
 

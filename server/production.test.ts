@@ -37,6 +37,10 @@ timestamp:
   { listen: '127.0.0.1:3004', url: 'http://127.0.0.1:3004', key: tsa, chain: timestamp/chain.pem, timeSource: { command: [chrony-offset] } }
 `
 
+/** A key of litewitness. */
+const VKEY = 'witness.test/lite+6217bbf1+BJLwDIA13u1JXia5q1FY097usJwf9YXvlCBjI9cWqIzC'
+const WITNESS = `kind: witness, name: w, vkey: '${VKEY}'`
+
 function load(text: string): LoadedConfig {
   return {
     config: parseConfig(text, 'chancery.yaml'),
@@ -60,6 +64,13 @@ describe('the production profile', () => {
       false,
       company,
       /plain HTTP/,
+    ],
+    [
+      'a witness over plain HTTP',
+      (t) => `${t}anchors: [{ ${WITNESS}, url: 'http://witness.example.org' }]\n`,
+      false,
+      company,
+      /anchors\.w\.url: plain HTTP/,
     ],
     [
       'an http url beyond loopback',
@@ -138,5 +149,34 @@ describe('the configuration', () => {
   ]
   test.each(faults)('refuses %s', (_name, change, reason) => {
     expect(() => parseConfig(change(sound), 'chancery.yaml')).toThrow(reason)
+  })
+})
+
+describe('anchors in the configuration', () => {
+  const url = "url: 'https://witness.example.org'"
+  test('a witness and a folder are taken, with what is not said filled in', () => {
+    const { anchors } = load(
+      `${sound}anchors: [{ ${WITNESS}, ${url} }, { kind: file, name: f, path: /mnt/a, logs: [ct] }]\n`,
+    ).config
+    expect(anchors).toMatchObject([
+      { kind: 'witness', required: false, onClaim: 'freeze', everySeconds: 5, staleSeconds: 600 },
+      { kind: 'file', logs: ['ct'], required: false },
+    ])
+    expect(productionFaults(load(`${sound}anchors: [{ ${WITNESS}, ${url} }]\n`), agent(false), [company])).toEqual([])
+  })
+
+  test.each([
+    ['two of one name', `{ ${WITNESS}, ${url} }, { kind: file, name: w, path: /mnt/a }`, /anchor w is used twice/],
+    ['a log that is not there', `{ ${WITNESS}, ${url}, logs: [rekor] }`, /no log named rekor/],
+    ['no logs at all', `{ ${WITNESS}, ${url}, logs: [] }`, /logs/],
+    ['a key that is none', `{ kind: witness, name: w, ${url}, vkey: 'w+00000000+AAAA' }`, /verifier key/],
+    ["a log's key", `{ kind: witness, name: w, ${url}, vkey: '${VKEY.replace('+BJ', '+AZ')}' }`, /verifier key/],
+    ['no key', `{ kind: witness, name: w, ${url} }`, /vkey/],
+    ['no address', `{ ${WITNESS} }`, /url/],
+    ['a folder with a url', `{ kind: file, name: f, path: /mnt/a, ${url} }`, /url/],
+    ['a kind that is none', `{ kind: s3, name: f, path: /mnt/a }`, /kind/],
+    ['a claim that does something else', `{ ${WITNESS}, ${url}, onClaim: ignore }`, /onClaim/],
+  ])('refuses %s', (_, anchors, words) => {
+    expect(() => load(`${sound}anchors: [${anchors}]\n`)).toThrow(words)
   })
 })

@@ -52,6 +52,11 @@ export function productionFaults(
     if (url !== undefined && url.startsWith('http:') && !isLoopback(new URL(url).host))
       faults.push(`${section}.url: plain HTTP beyond loopback (${url})`)
   }
+  for (const anchor of config.anchors) {
+    // What a witness says stops a log, and its 409 is not signed: whoever is on the way could say it.
+    if (anchor.kind === 'witness' && anchor.url.startsWith('http:') && !isLoopback(new URL(anchor.url).host))
+      faults.push(`anchors.${anchor.name}.url: plain HTTP beyond loopback (${anchor.url})`)
+  }
   for (const issuer of issuers) {
     if (issuer.issuerUrl.startsWith('http:')) faults.push(`issuer ${issuer.issuerUrl}: plain HTTP`)
     const shared =

@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse, stringify } from 'yaml'
+import { EXIT } from '#alarms'
 import { vkeyEcdsa, vkeyEd25519 } from '#tlog'
 import { certificateRequest, requestOf } from '../crash/requests.ts'
 import { pinnedKeys } from '../crash/pinned-logs.ts'
@@ -128,6 +129,20 @@ test('an anchor that is away stops nothing: there is an alarm, and it catches up
   await told('alarm is over')
 })
 
+test('a required anchor that is away keeps the server from starting, and says so; another one does not', async () => {
+  await stack.stop()
+  await witness.stop()
+  setAnchors(['witness'], { required: true })
+  const refused = await runChancery(['serve', '--data', dataDir])
+  expect(refused.status).toBe(EXIT.failed)
+  expect(refused.text).toMatch(/required anchor could not be asked: .*lite.*docs\/runbook\.md#anchor_required/s)
+  setAnchors(['witness', 'file'])
+  stack = await serve(dataDir)
+  await grow()
+  await witness.start()
+  expect(await waitUntilAnchored()).toEqual({ ct: 5, 'rekor-v1': 5, 'rekor-v2': 5 })
+})
+
 describe('a machine rolled back with its data and its agent', () => {
   beforeAll(async () => {
     await stack.stop()
@@ -156,10 +171,10 @@ describe('a machine rolled back with its data and its agent', () => {
     expect(refusals.map(({ status }) => status)).toEqual([503, 503, 503])
     expect(logLines('"alarm":"anchor_ahead"')).toHaveLength(3)
     expect(logLines('docs/runbook.md#anchor_ahead')).not.toHaveLength(0)
-    expect(await sizes()).toEqual({ ct: 4, 'rekor-v1': 4, 'rekor-v2': 4 })
+    expect(await sizes()).toEqual({ ct: 5, 'rekor-v1': 5, 'rekor-v2': 5 })
     const v1 = await fetch(`${stack.endpoints.rekorV1}/api/v1/log/entries?logIndex=2`)
     expect(v1.status).toBe(200)
-    expect(LOGS.map((log) => witness.held(witnessName(log))?.size)).toEqual([6, 6, 6])
+    expect(LOGS.map((log) => witness.held(witnessName(log))?.size)).toEqual([7, 7, 7])
   })
 
   test('and the agent, shown its own signature, refuses from then on without any anchor', async () => {
@@ -173,7 +188,7 @@ describe('a machine rolled back with its data and its agent', () => {
   test('without an anchor is not noticed; the next anchor finds two histories', async () => {
     await rollBack([])
     for (let times = 0; times < 3; times++) await grow()
-    expect(await sizes()).toEqual({ ct: 7, 'rekor-v1': 7, 'rekor-v2': 7 })
+    expect(await sizes()).toEqual({ ct: 8, 'rekor-v1': 8, 'rekor-v2': 8 })
     await stack.stop()
     setAnchors(['witness', 'file'])
     stack = await serve(dataDir)
@@ -182,14 +197,14 @@ describe('a machine rolled back with its data and its agent', () => {
   })
 })
 
-function setAnchors(kinds: readonly ('witness' | 'file')[]): void {
+function setAnchors(kinds: readonly ('witness' | 'file')[], changes: object = {}): void {
   const path = join(dataDir, 'chancery.yaml')
   const often = { everySeconds: 1, staleSeconds: 2 }
   const all = {
     witness: { name: 'lite', kind: 'witness', url: witness.url, vkey: witness.vkey, ...often },
     file: { name: 'volume', kind: 'file', path: volume, ...often },
   }
-  const anchors = kinds.map((kind) => all[kind])
+  const anchors = kinds.map((kind) => ({ ...all[kind], ...changes }))
   writeFileSync(path, stringify({ ...(parse(readFileSync(path, 'utf8')) as object), anchors }))
 }
 

@@ -41,6 +41,7 @@ export class Administrator {
   readonly #module: HsmModule
   readonly #desk: SigningDesk
   #config: AgentConfig
+  #rotation: Promise<void> = Promise.resolve()
 
   constructor(parts: AdministratorParts) {
     this.#configPath = parts.configPath
@@ -200,10 +201,20 @@ export class Administrator {
     return page as unknown as WireValue // plain data of text, numbers and bytes
   }
 
+  /** One after the other: the second would take the first one's file for its own. */
   async #rotatePin(request: Fields): Promise<WireValue> {
     const name = request.text('token')
     const given = request.text('newPin')
     request.end()
+    const turn = this.#rotation.then(() => this.#rotate(name, given))
+    this.#rotation = turn.then(
+      () => undefined,
+      () => undefined,
+    )
+    return await turn
+  }
+
+  async #rotate(name: string, given: string): Promise<WireValue> {
     const { uri, pinFile } = this.#tokenConfig(name)
     const token = this.#module.tokens().find((each) => each.name === name)
     if (token === undefined) return refuse('unknown_token', `agent has no token ${name}`)

@@ -94,7 +94,8 @@ function report(error: unknown, { debug, called }: { debug: boolean; called: str
   }
   const message = error instanceof Error ? error.message : String(error)
   process.stderr.write(`chancery ${called}: ${message}\n`)
-  if (error instanceof OperatorError) process.stderr.write(`More: ${error.anchor}\n`)
+  const anchor = anchorOf(error)
+  if (anchor !== undefined) process.stderr.write(`More: ${anchor}\n`)
   else if (!(error instanceof Error) || !('code' in error)) {
     process.stderr.write('The command with --debug added shows more.\n')
   }
@@ -120,6 +121,14 @@ function exitStatusOf(error: unknown): number {
   if (!(error instanceof Error) || !('code' in error)) return EXIT.failed
   const remote = 'remoteCode' in error && error.remoteCode !== undefined ? error.remoteCode : error.code
   return codeStatus(String(remote)) ?? EXIT.failed
+}
+
+/** Where the runbook tells more, also of what a server refused. */
+function anchorOf(error: unknown): string | undefined {
+  if (error instanceof OperatorError) return error.anchor
+  if (!(error instanceof Error) || !('remoteCode' in error)) return undefined
+  const code = String(error.remoteCode)
+  return Object.hasOwn(CATALOGUE, code) ? `docs/runbook.md#${code}` : undefined
 }
 
 function codeStatus(code: string): number | undefined {

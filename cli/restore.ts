@@ -1,4 +1,5 @@
 /** `chancery restore`: an installation out of a backup, at exactly the heads that its agent remembers. */
+import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { Restored } from '#lifecycle'
@@ -133,6 +134,8 @@ async function openAgent({ config, resolve: at }: LoadedConfig, dataDir: string)
   const { agent } = config
   try {
     if ('socket' in agent) return await connectAgent({ socketPath: at(agent.socket) })
+    // A spawned agent has its admin socket there.
+    mkdirSync(join(dataDir, 'run'), { recursive: true, mode: 0o700 })
     if ('spawn' in agent) return (await spawnAgent({ configPath: at(agent.spawn) })).agent
   } catch (error) {
     if (error instanceof HsmError && /another agent uses/.test(error.message)) {

@@ -3,7 +3,7 @@
  * against the manifest, each log counted from its leaves to its signed head, the head compared with the agent's guard and
  * rolled forward to exactly it. Only then are old files moved aside (never deleted) and the new ones put in their place.
  */
-import { copyFile, mkdir, rename, rm, symlink } from 'node:fs/promises'
+import { copyFile, mkdir, rename, rm, rmdir, symlink } from 'node:fs/promises'
 import { dirname, isAbsolute, join } from 'node:path'
 import { OperatorError } from '#alarms'
 import type { SigningAgent } from '#hsm'
@@ -168,6 +168,9 @@ async function addMissing({ backup, dataDir }: RestoreOptions, { files }: Backup
 
 async function takeBack(dataDir: string, added: readonly string[]): Promise<void> {
   for (const name of added) await rm(join(dataDir, name), { force: true })
+  // Folders that were made for them; one that holds something stays.
+  const folders = new Set(added.map((name) => dirname(join(dataDir, name))).filter((folder) => folder !== dataDir))
+  for (const folder of folders) await rmdir(folder).catch(() => undefined)
 }
 
 /** Moves what is there aside and what is staged into its place, part by part; returns where the old files went. */

@@ -1,7 +1,11 @@
 import { generateKeyPairSync } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import { AgentConfigError, parseAgentConfig } from './agent-config.ts'
+import { KEY_KINDS, KINDS_OF } from './key-kinds.ts'
+import { PROFILES } from './quirks.ts'
+import type { KeyKind } from './signing.ts'
 
 function spki(namedCurve: 'P-256' | 'P-384' = 'P-256'): string {
   const { publicKey } = generateKeyPairSync('ec', { namedCurve })
@@ -67,4 +71,114 @@ describe("the agent's configuration", () => {
     const two = { a: { ...tokens.online, softhsmConf: 'a' }, b: { ...tokens.online, softhsmConf: 'b' } }
     expect(() => parse({ ...base, tokens: two })).toThrow(/different softhsmConf/)
   })
+
+  test.each([
+    ['uri and uris', { uris: [{ token: 'online', uri: 'pkcs11:id=%01' }] }, /or uris/],
+    ['neither', { uri: undefined, token: undefined }, /or uris/],
+    ['a token twice', { uri: undefined, token: undefined, uris: [place('online'), place('online')] }, /twice/],
+    ['a token that is none', { uri: undefined, token: undefined, uris: [place('other')] }, /not configured/],
+  ])('refuses a key with %s', (_, changes, words) => {
+    expect(() => parse({ ...base, keys: { k: { ...key, ...changes } } })).toThrow(words)
+  })
+
+  test('has the places of a key in their order', () => {
+    const two = { ...base, tokens: { ...tokens, other: { uri: 'pkcs11:token=other', pinFile: 'pin' } } }
+    const uris = [place('other'), place('online')]
+    const found = parse({ ...two, keys: { k: { ...key, uri: undefined, token: undefined, uris } } }).keys.get('k')
+    expect(found?.places.map(({ token }) => token)).toEqual(['other', 'online'])
+    expect(found?.token).toBe('other')
+  })
+
+  test('knows the older name of kind', () => {
+    const old = { ...key, kind: undefined, curve: 'P-256' }
+    expect(parse({ ...base, keys: { k: old } }).keys.get('k')?.kind).toBe('P-256')
+    expect(() => parse({ ...base, keys: { k: { ...old, curve: 'P-384' } } })).toThrow(/P-256, not P-384/)
+  })
+
+  test.each([
+    ['LD_PRELOAD', /LD_PRELOAD/],
+    ['PKCS11SPY', /PKCS11SPY/],
+    ['P11_KIT_DEBUG', /P11_KIT_DEBUG/],
+  ])('does not give the module %s', (name, words) => {
+    expect(() => parse({ ...base, moduleEnvironment: { [name]: 'x' } })).toThrow(words)
+  })
 })
+
+function place(token: string): { token: string; uri: string } {
+  return { token, uri: 'pkcs11:id=%01' }
+}
+
+/** The table of docs/hsm/README.md below the header that begins with `purpose`. */
+function tableOfKinds(): { purpose: string; kinds: Record<string, string> }[] {
+  const lines = readFileSync(new URL('../docs/hsm/README.md', import.meta.url), 'utf8').split('\n')
+  const from = lines.findIndex((line) => line.startsWith('| purpose |'))
+  const rows = lines.slice(from).slice(0, lines.slice(from).indexOf(''))
+  const cells = rows.map((row) =>
+    row
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  )
+  const [header = [], , ...body] = cells
+  return body.map(([purpose = '', ...answers]) => ({
+    purpose,
+    kinds: Object.fromEntries(header.slice(1, -1).map((kind, at) => [kind, answers[at] ?? ''])),
+  }))
+}
+
+describe('the table of kinds and purposes in docs/hsm', () => {
+  const spkis = Object.fromEntries(KEY_KINDS.map((kind) => [kind, spkiOf(kind)]))
+  const needs: Readonly<Record<string, object>> = {
+    treeHead: { origin: 'log.example', style: 'tlog' },
+    witnessHead: { origin: 'log.example' },
+    sct: { purposes: ['treeHead', 'sct'], origin: 'ct.example', style: 'ct' },
+    set: { purposes: ['treeHead', 'set'], origin: 'r.example - 1', style: 'rekor-v1' },
+    tuf: { tufRoles: ['timestamp'] },
+    certificate: { ctKey: spki(), issuerCertificate: '/nowhere/issuer.pem' },
+  }
+
+  test('has every purpose and every kind', () => {
+    const table = tableOfKinds()
+    expect(table.map(({ purpose }) => purpose).toSorted()).toEqual(Object.keys(KINDS_OF).toSorted())
+    for (const { kinds } of table) expect(Object.keys(kinds)).toEqual(KEY_KINDS)
+  })
+
+  test.each(tableOfKinds())('$purpose takes what it says and nothing else', ({ purpose, kinds }) => {
+    for (const [kind, answer] of Object.entries(kinds)) {
+      const one = { uri: 'pkcs11:id=%01', token: 'online', spki: spkis[kind], purposes: [purpose], ...needs[purpose] }
+      const words = refusalOf(() => parse({ ...base, keys: { k: one } }))
+      expect(['yes', 'no']).toContain(answer)
+      // The file of a certificate is read last, and is not there.
+      if (answer === 'yes') expect(words, kind).toMatch(/^$|issuer.pem cannot be read/)
+      else expect(words, kind).toContain(`takes no key of kind ${kind}`)
+    }
+  })
+
+  test('tells every profile, and which of them are tested', () => {
+    const text = readFileSync(new URL('../docs/hsm/README.md', import.meta.url), 'utf8')
+    for (const { name, tested } of PROFILES) expect(text).toContain(`| ${name} | ${tested ? 'yes' : 'untested'} |`)
+    for (const [, file] of text.matchAll(/\[([a-z0-9-]+\.md)\]/g)) {
+      const [head = ''] = readFileSync(new URL(`../docs/hsm/${file}`, import.meta.url), 'utf8').split('\n')
+      expect(head, file).toMatch(/\((?:.*; )?(?:un)?tested: |\(software TPM tested: /)
+    }
+  })
+})
+
+function refusalOf(work: () => unknown): string {
+  try {
+    work()
+    return ''
+  } catch (error) {
+    return error instanceof Error ? error.message : 'thrown'
+  }
+}
+
+function spkiOf(kind: KeyKind): string {
+  const pair =
+    kind === 'ed25519'
+      ? generateKeyPairSync('ed25519')
+      : kind === 'P-256' || kind === 'P-384'
+        ? generateKeyPairSync('ec', { namedCurve: kind })
+        : generateKeyPairSync('rsa', { modulusLength: Number(kind.slice(4)) })
+  return pair.publicKey.export({ type: 'spki', format: 'der' }).toString('base64')
+}

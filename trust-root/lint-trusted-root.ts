@@ -158,12 +158,14 @@ export const trustedRootRules = {
     }
   },
 
-  /** sigstore-python refuses Ed25519 CAs; sigstore-js verifies ECDSA chains only for timestamps. */
+  /** sigstore-python refuses Ed25519 CAs; sigstore-js knows ECDSA alone where a certificate's key signs tokens. */
   *'authority-key'({ trustedRoot }) {
     for (const [where, authority] of chains(trustedRoot)) {
-      for (const [at, { publicKey }] of certificates(authority).entries()) {
-        const isFit = publicKey.kind === 'ecdsa' && (publicKey.curve === 'P-256' || publicKey.curve === 'P-384')
-        if (!isFit) yield `${where}[${at}]: the key is not ECDSA P-256 or P-384`
+      for (const [at, { publicKey, basicConstraints }] of certificates(authority).entries()) {
+        const isRsaAuthority = publicKey.kind === 'rsa' && RSA_BITS.has(publicKey.bits) && basicConstraints?.ca === true
+        const isEcdsa = publicKey.kind === 'ecdsa' && (publicKey.curve === 'P-256' || publicKey.curve === 'P-384')
+        if (!isRsaAuthority && !isEcdsa)
+          yield `${where}[${at}]: the key is not ECDSA P-256 or P-384, or an authority's RSA`
       }
     }
   },
@@ -236,6 +238,7 @@ export const trustedRootRules = {
 
 const LISTS = ['tlogs', 'certificateAuthorities', 'ctlogs', 'timestampAuthorities'] as const
 const RFC3339_SECONDS = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/
+const RSA_BITS: ReadonlySet<number> = new Set([2048, 3072, 4096])
 const CODE_SIGNING = '1.3.6.1.5.5.7.3.3'
 const TIME_STAMPING = '1.3.6.1.5.5.7.3.8'
 const EKU = '2.5.29.37'

@@ -32,12 +32,13 @@ function derOf(file: string): Uint8Array {
 
 describe('openssl', () => {
   test.each([
-    ['P-256', 'ecdsa-sha256', 'sha256'],
-    ['P-384', 'ecdsa-sha384', 'sha384'],
+    ['P-256', 'ecdsa-sha256', 'sha256', ['ecparam', '-name', 'P-256', '-genkey', '-noout']],
+    ['P-384', 'ecdsa-sha384', 'sha384', ['ecparam', '-name', 'P-384', '-genkey', '-noout']],
+    ['RSA-2048', 'rsa-sha256', 'sha256', ['genrsa', '2048']],
   ] as const)(
     'accepts a certificate under a %s issuer with -x509_strict, and refuses it spoiled',
-    (curve, algorithm, hash) => {
-      openssl('ecparam', '-name', curve, '-genkey', '-noout', '-out', 'ca.key')
+    (_, algorithm, hash, [command, ...how]) => {
+      openssl(command, '-out', 'ca.key', ...how)
       const usages = [
         'basicConstraints=critical,CA:TRUE,pathlen:0',
         'keyUsage=critical,keyCertSign,cRLSign',
@@ -109,6 +110,18 @@ describe('openssl', () => {
       expect(() => openssl(...verify)).toThrow()
     },
   )
+
+  test.each([
+    ['Ed25519', ['genpkey', '-algorithm', 'ed25519']],
+    ['P-521', ['ecparam', '-name', 'secp521r1', '-genkey', '-noout']],
+    ['RSA-1024', ['genpkey', '-algorithm', 'rsa', '-pkeyopt', 'rsa_keygen_bits:1024']],
+  ] as const)('makes no issuer of an authority with a key of %s', (_, [command, ...how]) => {
+    openssl(command, '-out', 'other.key', ...how)
+    const usages = ['basicConstraints=critical,CA:TRUE', 'keyUsage=critical,keyCertSign']
+    const request = ['-x509', '-new', '-key', 'other.key', '-subj', '/CN=other', '-out', 'other.pem']
+    openssl('req', ...request, ...usages.flatMap((usage) => ['-addext', usage]))
+    expect(() => makeIssuer(derOf('other.pem'))).toThrow('issuer key is not')
+  })
 
   test('makes CSRs that are read', () => {
     for (const [name, ...args] of [

@@ -14,9 +14,9 @@ import { type Ledger } from '../crash/ledger.ts'
 import type { Outcome } from '../crash/loader.ts'
 import { requestOf } from '../crash/requests.ts'
 import { initialise, type Stack, serve } from '../e2e/stack.ts'
-import { buildDiskShim, type DiskShim, readTrace } from './disk-shim.ts'
+import { buildDiskShim, type DiskShim, readTrace } from '../support/disk-shim.ts'
 import { badAnswers, checkEverything, configure, logLines, type PatientLoad, startPatientLoad } from './loaded-stack.ts'
-import { Disk } from './power-model.ts'
+import { Disk } from '../support/power-model.ts'
 import { leaveFree, makeRoom, mountMemory, remount, unmount } from './volumes.ts'
 
 const MIB = 1024 * 1024

@@ -17,10 +17,11 @@ import { pinnedLogs } from '../crash/pinned-logs.ts'
 import { checkWholeLogs, type Found, type Logs, v1Entry, v2Entry } from '../crash/whole-log-check.ts'
 import { succeeded } from '../e2e/run.ts'
 import { initialise, runChancery, type Stack, serve } from '../e2e/stack.ts'
-import { buildDiskShim, type DiskRecord, type DiskShim, readTrace } from './disk-shim.ts'
+import { buildDiskShim, type DiskRecord, type DiskShim, readTrace } from '../support/disk-shim.ts'
 import { LONG } from './loaded-stack.ts'
 import { checkAfterPowerLoss, type Told, type Truth } from './power-check.ts'
-import { Disk, FATES } from './power-model.ts'
+import { drawFrom } from '../support/on-shim.ts'
+import { Disk, FATES } from '../support/power-model.ts'
 import { mountMemory, unmount } from './volumes.ts'
 
 const CUTS = LONG ? 2000 : 200
@@ -32,43 +33,53 @@ const PACE_MS = 10
 const EMAIL = 'loader@example.test'
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-power-'))
-const dataDir = join(scratch, 'data')
+const dataDir = join(scratch, 'installation/data')
 const toldDir = join(scratch, 'told')
 const publications = join(toldDir, 'publications')
 /** Before the first record. It goes forward with the cuts. */
 let disk: Disk
-let shim: DiskShim | undefined
 let records: readonly DiskRecord[] = []
 let logs: Logs
 let truth: Truth
 let ledger: Ledger
 let found: Found
 
-beforeAll(async () => {
-  mountMemory(scratch)
-  await initialise(dataDir)
-  // What `init` leaves is durable when it ends; that is a test of its own.
-  disk = new Disk(dataDir, ['hsm/tokens'])
-  mkdirSync(toldDir)
-  const recording = buildDiskShim(scratch, { folders: [dataDir, toldDir], trace: true })
-  shim = recording
-  const stack = await serve(dataDir, recording.environment)
-  logs = pinnedLogs(dataDir, stack.endpoints)
-  await loadAndPublish(stack, recording)
-  await stack.stop()
-  records = readTrace(recording.traceFile)
-  ledger = readLedger(join(toldDir, 'load'))
-  await readTruth()
-  renameSync(dataDir, join(scratch, 'original'))
-})
+beforeAll(() => mountMemory(scratch))
 
 afterAll(() => {
-  shim?.close()
   unmount(scratch)
   rmSync(scratch, { recursive: true, force: true })
 })
 
+test('init: what it has finished is whole, and what it has not begins again', async () => {
+  const parent = join(scratch, 'installation')
+  mkdirSync(parent)
+  const before = new Disk(parent)
+  const recording = buildDiskShim(join(scratch, 'recorded-init'), { folders: [parent], trace: true, content: true })
+  await initialise(dataDir, [], recording.environment)
+  recording.close()
+  const made = readTrace(recording.traceFile)
+  const draw = drawFrom(Date.now())
+  const cuts = new Set(Array.from({ length: 40 }, () => draw(made.length)))
+  for (const [at, record] of made.entries()) {
+    if (cuts.has(at)) {
+      const cut = join(scratch, 'cut-init')
+      before.materialise(cut, FATES[draw(FATES.length)] ?? 'nothing', draw)
+      const names = existsSync(join(cut, 'data')) ? readdirSync(join(cut, 'data')) : []
+      const begun = names.includes('.init-unfinished')
+      expect(names.length === 0 || begun, `cut at ${at} of ${made.length} leaves ${names.join(', ')}`).toBe(true)
+      rmSync(cut, { recursive: true })
+    }
+    before.apply(record)
+  }
+  // The power is lost the moment that it has ended. The next test goes on with what is left.
+  renameSync(parent, join(scratch, 'installation-before'))
+  before.materialise(parent, 'nothing', draw)
+  expect(readdirSync(dataDir)).not.toContain('.init-unfinished')
+})
+
 test(`${CUTS + WHOLE_CUTS} cuts, of which ${WHOLE_CUTS} start everything: nothing promised is lost`, async () => {
+  await record()
   const seed = Math.floor(Math.random() * 2 ** 32)
   const draw = drawFrom(seed)
   const cuts = Array.from({ length: CUTS + WHOLE_CUTS }, (_, number) => ({
@@ -107,35 +118,21 @@ test(`${CUTS + WHOLE_CUTS} cuts, of which ${WHOLE_CUTS} start everything: nothin
   expect(teller.told().acknowledged.v1.length).toBeGreaterThan(20)
 })
 
-test('init: what it has finished is whole, and what it has not begins again', async () => {
-  const parent = join(scratch, 'fresh')
-  const fresh = join(parent, 'data')
-  mkdirSync(parent)
-  const before = new Disk(parent)
-  const recording = buildDiskShim(join(scratch, 'recorded-init'), { folders: [parent], trace: true, content: true })
-  await initialise(fresh, [], recording.environment)
-  recording.close()
-  const made = readTrace(recording.traceFile)
-  const draw = drawFrom(Date.now())
-  const cuts = new Set(Array.from({ length: 40 }, () => draw(made.length)))
-  for (const [at, record] of made.entries()) {
-    if (cuts.has(at)) {
-      const cut = join(scratch, 'cut-init')
-      before.materialise(cut, FATES[draw(FATES.length)] ?? 'nothing', draw)
-      const names = existsSync(join(cut, 'data')) ? readdirSync(join(cut, 'data')) : []
-      const begun = names.includes('.init-unfinished')
-      expect(names.length === 0 || begun, `cut at ${at} of ${made.length} leaves ${names.join(', ')}`).toBe(true)
-      rmSync(cut, { recursive: true })
-    }
-    before.apply(record)
-  }
-  renameSync(parent, join(scratch, 'fresh-original'))
-  before.materialise(parent, 'nothing', draw)
-  expect(readdirSync(fresh)).not.toContain('.init-unfinished')
-  const stack = await serve(fresh)
-  await askAdmin(join(fresh, 'run/admin.sock'), 'publish-trust', { timeoutMs: 30_000 })
+/** Runs the stack under load on the recording shim, and reads what came of it. */
+async function record(): Promise<void> {
+  disk = new Disk(dataDir, ['hsm/tokens'])
+  mkdirSync(toldDir)
+  const recording = buildDiskShim(join(scratch, 'recorded'), { folders: [dataDir, toldDir], trace: true })
+  const stack = await serve(dataDir, recording.environment)
+  logs = pinnedLogs(dataDir, stack.endpoints)
+  await loadAndPublish(stack, recording)
   await stack.stop()
-})
+  recording.close()
+  records = readTrace(recording.traceFile)
+  ledger = readLedger(join(toldDir, 'load'))
+  await readTruth()
+  renameSync(dataDir, join(scratch, 'original'))
+}
 
 async function loadAndPublish(stack: Stack, shim: DiskShim): Promise<void> {
   const said = await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])
@@ -258,16 +255,5 @@ class Teller {
 
   #used(key: string, times = 1): void {
     this.#released.set(key, (this.#released.get(key) ?? 0) + times)
-  }
-}
-
-/** Mulberry32: the same cuts for the same seed. */
-function drawFrom(seed: number): (below: number) => number {
-  let state = seed
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * below)
   }
 }

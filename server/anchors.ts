@@ -2,7 +2,7 @@
  * The anchors of the configuration, each with the logs that it covers. They are asked before the server takes its first
  * request, and then whenever there are new heads; nothing that a client waits for ever waits for them.
  */
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { mkdir, rename, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
 import { type Alarms, OperatorError } from '#alarms'
@@ -101,15 +101,15 @@ function anchoredLog(
     staleMs: config.staleSeconds * 1000,
     alarms,
     report: async (head) => await agent.reportHead({ key, origin, ...head }),
-    onKept: (note) => storeNote(anchorFile(loaded.resolve(`anchors/${config.name}`), origin), note),
+    onKept: async (note) => await storeNote(anchorFile(loaded.resolve(`anchors/${config.name}`), origin), note),
     now: Date.now,
     logger,
   })
 }
 
 /** A copy for whoever audits: the anchor's own is the one that counts, so nothing waits for the disk. */
-function storeNote(path: string, note: string): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  writeFileSync(`${path}.part`, note)
-  renameSync(`${path}.part`, path)
+async function storeNote(path: string, note: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 })
+  await writeFile(`${path}.part`, note)
+  await rename(`${path}.part`, path)
 }

@@ -84,7 +84,7 @@ function at(changes: Partial<AnchoredLogOptions> = {}, own = witness): AnchoredL
     staleMs: 600_000,
     alarms,
     report: () => Promise.reject(new Error('a claim is not evidence')),
-    onKept: () => undefined,
+    onKept: () => Promise.resolve(),
     now: Date.now,
     logger: { info: () => undefined, warn: () => undefined, error: () => undefined },
     ...changes,
@@ -99,7 +99,7 @@ describe('a sound witness', () => {
     answer = honest.answer
     await grow('a', 'b', 'c')
     const notes: string[] = []
-    const one = at({ onKept: (note) => notes.push(note) })
+    const one = at({ onKept: (note) => Promise.resolve(void notes.push(note)) })
     expect(await one.check()).toBe(true)
     // It was believed to have seen size 3 before; it had not.
     expect(asked.map(({ old }) => old)).toEqual([3, 0])
@@ -118,6 +118,13 @@ describe('a sound witness', () => {
     ).toHaveLength(2)
     await grow('f')
     expect(one.cosignatures(log.head())).toEqual([])
+  })
+
+  test('is believed though its note cannot be kept here', async () => {
+    answer = soundWitness().answer
+    const one = at({ onKept: () => Promise.reject(new Error('the disk is full')) })
+    expect(await one.check()).toBe(true)
+    expect([codes(), one.state().fault]).toEqual([[], ''])
   })
 
   test('that has lost its memory is told again from the start', async () => {

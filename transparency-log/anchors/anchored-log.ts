@@ -27,8 +27,8 @@ export interface AnchoredLogOptions {
   readonly alarms: Pick<Alarms, 'raise' | 'clear'>
   /** Given a head that our own key signed and that we do not know of: the agent's guard should. */
   readonly report: (head: CtTreeHead) => Promise<void>
-  /** Given each note that the anchor has taken, with its cosignatures. */
-  readonly onKept: (note: string) => void
+  /** Given each note that the anchor has taken, with its cosignatures; what goes wrong there is told and no more. */
+  readonly onKept: (note: string) => Promise<void>
   readonly now: () => number
   readonly logger: Pick<Logger, 'info' | 'warn' | 'error'>
 }
@@ -127,7 +127,7 @@ export class AnchoredLog {
   }
 
   async #check(): Promise<boolean> {
-    const { anchor, log, logKind, onKept } = this.#options
+    const { anchor, log, logKind, onKept, logger } = this.#options
     try {
       const head = log.head()
       const statement = logStatement(log, logKind, anchor.kind, head)
@@ -136,7 +136,9 @@ export class AnchoredLog {
       }
       const { cosignatures } = await anchor.submit(statement)
       this.#succeeded(head, cosignatures)
-      onKept(withSignatures(statement.note, cosignatures))
+      await onKept(withSignatures(statement.note, cosignatures)).catch((err: unknown) =>
+        logger.warn({ log: log.name, anchor: anchor.name, err }, 'the copy of an anchored note could not be kept'),
+      )
       return true
     } catch (error) {
       await this.#failed(error)

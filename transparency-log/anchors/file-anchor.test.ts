@@ -1,4 +1,5 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -99,6 +100,27 @@ describe('an anchor in a folder', () => {
     )
     mkdirSync(`${anchorFile(folder, 'b.example')}.part`)
     await expect(anchor().submit(statement(3, 'leaf', 'b.example'))).rejects.toMatchObject({ code: 'away' })
+  })
+
+  test('is away while its volume hangs, and is there again when that is over', async () => {
+    execFileSync('mkfifo', [anchorFile(folder, ORIGIN)])
+    const hanging = fileAnchor({ name: 'nfs', folder, timeoutMs: 100 })
+    await expect(hanging.submit(statement(3))).rejects.toMatchObject({
+      code: 'away',
+      message: expect.stringMatching(/does not answer/),
+    })
+    await expect(hanging.submit(statement(3))).rejects.toMatchObject({
+      code: 'away',
+      message: expect.stringMatching(/not answered yet/),
+    })
+    // Another origin waits behind it, in a queue and not in a thread.
+    await expect(hanging.submit(statement(3, 'leaf', 'b.example'))).rejects.toMatchObject({ code: 'away' })
+    expect(existsSync(anchorFile(folder, 'b.example'))).toBe(false)
+    execFileSync('sh', ['-c', 'echo nonsense > "$0"', anchorFile(folder, ORIGIN)])
+    await expect.poll(() => existsSync(anchorFile(folder, 'b.example'))).toBe(true)
+    rmSync(anchorFile(folder, ORIGIN))
+    await hanging.submit(statement(3))
+    expect(held()).toBe(statement(3).note)
   })
 
   test('takes one statement of an origin at a time', async () => {

@@ -24,12 +24,15 @@ export interface FileAnchorOptions {
 
 export function fileAnchor({ name, folder, timeoutMs = 5000 }: FileAnchorOptions): Anchor {
   const busy = new Set<string>()
+  // One after the other: a volume that hangs holds one thread of the few that serve the whole process, not one for each log.
+  let last: Promise<unknown> = Promise.resolve()
   const submit = async (statement: Statement): Promise<Kept> => {
     const { origin } = statement
     // A call that hangs in the kernel cannot be ended; a second one would hang beside it.
     if (busy.has(origin)) throw new AnchorError('away', `${folder} has not answered yet`)
     busy.add(origin)
-    const written = keep(folder, statement).finally(() => busy.delete(origin))
+    const written = last.then(async () => await keep(folder, statement)).finally(() => busy.delete(origin))
+    last = written.catch(() => undefined)
     await within(written, timeoutMs, () => new AnchorError('away', `${folder} does not answer`))
     return { cosignatures: [] }
   }

@@ -8,6 +8,7 @@ interface BackupOptions {
   readonly data: string
   readonly config?: string
   readonly since?: string
+  readonly agent: string
   readonly json?: boolean
 }
 
@@ -19,6 +20,7 @@ export function register(program: Command): void {
     .option('--data <dir>', 'data folder', 'data')
     .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
     .option('--since <folder>', 'an earlier backup; files that have not changed are linked, not copied')
+    .option('--agent <agent>', 'the signing agent: its name, configuration file or admin socket', 'online')
     .option('--json', 'the result as JSON')
     .addHelpText(
       'after',
@@ -37,6 +39,16 @@ Examples:
     .action(async (folder: string | undefined, options: BackupOptions, command: Command) => {
       if (folder === undefined) command.help({ error: true })
       else await take(folder, options)
+    })
+  backup
+    .command('agent <folder>')
+    .summary('copy the account of key uses and the keys that can be wrapped, from an agent alone')
+    .addHelpText(
+      'after',
+      "\nFor an agent under another user, whose account no socket of the server tells of. Run it as the\nagent's user. Its guards and latches are not copied: restored they would guard nothing.\n\nExample:\n  chancery backup agent /backup/agent-2026-08-02 --agent /run/chancery-agent/admin.sock\n",
+    )
+    .action(async (folder: string, _: unknown, command: Command) => {
+      await takeAgent(resolve(folder), command.optsWithGlobals<BackupOptions>())
     })
   backup
     .command('verify <folder>')
@@ -59,9 +71,14 @@ async function take(folder: string, options: BackupOptions): Promise<void> {
   const loaded = loadConfig(resolve(options.config ?? join(options.data, 'chancery.yaml')))
   const steps = showSteps()
   const started = performance.now()
+  const keyBackup = await wrapKeys(options)
   // Our own server answers: the shapes are its verb's.
   const finished = (await askAdmin(loaded.resolve(loaded.config.admin.socket), 'backup', {
-    argument: { target: resolve(folder), ...(options.since === undefined ? {} : { since: resolve(options.since) }) },
+    argument: {
+      target: resolve(folder),
+      ...(options.since === undefined ? {} : { since: resolve(options.since) }),
+      ...(keyBackup && { keyBackup }),
+    },
     timeoutMs: STEP_TIMEOUT_MS,
     onProgress: (step) => steps.show(step as BackupStep),
   })) as FinishedBackup
@@ -70,6 +87,58 @@ async function take(folder: string, options: BackupOptions): Promise<void> {
   process.stdout.write(
     options.json === true ? `${JSON.stringify({ ...finished, seconds }, undefined, 2)}\n` : screen(finished, seconds),
   )
+}
+
+async function takeAgent(folder: string, options: BackupOptions): Promise<void> {
+  const [{ backUp, backupKeys, formatKeyBackup, withAdminAgent }, { default: about }, { showSteps }] =
+    await Promise.all([
+      import('#lifecycle'),
+      import('../package.json', { with: { type: 'json' } }),
+      import('./progress.ts'),
+    ])
+  const steps = showSteps()
+  const started = performance.now()
+  const finished = await withAdminAgent({ dataDir: options.data, agent: options.agent }, async (agent) => {
+    const made = await backupKeys(agent, { now: new Date() })
+    const notWrapped = Object.fromEntries(made.notWrapped.map(({ label, message }) => [label, message]))
+    const sources = {
+      program: about.version,
+      profile: '',
+      domain: '',
+      dataDir: resolve(options.data),
+      files: [],
+      logs: [],
+      agent,
+      keyBackup: { text: formatKeyBackup(made), notWrapped },
+      notBackedUp: ['the state of the agent (guards, latches, counters)', 'PINs, and the tokens themselves'],
+    }
+    const since = options.since === undefined ? {} : { since: resolve(options.since) }
+    return await backUp(sources, { target: folder, ...since, onStep: steps.show })
+  })
+  steps.end()
+  const seconds = (performance.now() - started) / 1000
+  process.stdout.write(
+    options.json === true ? `${JSON.stringify({ ...finished, seconds }, undefined, 2)}\n` : screen(finished, seconds),
+  )
+}
+
+/** Keys that their token lets be wrapped, from the agent's admin socket; without it there are none in the backup. */
+async function wrapKeys({ agent, data }: BackupOptions) {
+  const { backupKeys, formatKeyBackup, withAdminAgent } = await import('#lifecycle')
+  try {
+    const made = await withAdminAgent(
+      { dataDir: data, agent },
+      async (admin) => await backupKeys(admin, { now: new Date() }),
+    )
+    const notWrapped = Object.fromEntries(made.notWrapped.map(({ label, message }) => [label, message]))
+    return { text: formatKeyBackup(made), notWrapped }
+  } catch (error) {
+    const why = error instanceof Error ? error.message : 'unknown'
+    process.stderr.write(
+      `chancery backup: no keys in this backup, the agent cannot be administered from here: ${why}\n`,
+    )
+    return undefined
+  }
 }
 
 function screen(finished: FinishedBackup, seconds: number): string {

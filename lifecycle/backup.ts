@@ -26,6 +26,7 @@ import {
   syncPath,
   writeManifest,
 } from './backup-manifest.ts'
+import { parseKeyBackup } from './key-backup.ts'
 import { writeSegments } from './segments.ts'
 
 /** The parts of a running installation. */
@@ -47,8 +48,8 @@ export interface BackupSources {
   readonly agent: Pick<SigningAgent, 'status' | 'key' | 'account'>
   /** What the caller knows to be left out. */
   readonly notBackedUp: readonly string[]
-  /** Wrapped copies of keys, by key name: made by the agent, useless without the token's key-encryption key. */
-  readonly wrappedKeys?: ReadonlyMap<string, Uint8Array>
+  /** What `key-backup.ts` wrote of the keys that could be wrapped, and why the others could not, by label. */
+  readonly keyBackup?: { readonly text: string; readonly notWrapped: Readonly<Record<string, string>> }
 }
 
 export interface BackupOptions {
@@ -277,23 +278,24 @@ class Backup {
 
   /** Each key with its wrapped copy, or a line that says that there is none. */
   async keys(): Promise<BackupManifest['keys']> {
-    const { agent, wrappedKeys } = this.#sources
+    const { agent, keyBackup } = this.#sources
+    const path = 'keys/keys.json'
+    const wrapped = new Set(
+      keyBackup === undefined ? [] : parseKeyBackup(keyBackup.text).map(({ spkiDer }) => hex(spkiDer)),
+    )
+    if (keyBackup !== undefined && wrapped.size > 0)
+      this.files.push(await this.#write(path, Buffer.from(keyBackup.text)))
     const { keys } = await agent.status()
     const described: BackupManifest['keys'] = []
     for (const { name } of keys) {
       const { spkiDer } = await agent.key(name)
-      const spkiSha256 = createHash('sha256').update(spkiDer).digest('hex')
-      const wrapped = wrappedKeys?.get(name)
-      if (wrapped === undefined) {
-        this.leftOut.push(
-          `key ${name}: it cannot leave its HSM here; its copy is a second token or the HSM's own backup`,
-        )
-        described.push({ name, spkiSha256, backup: '' })
-        continue
+      const held = wrapped.has(hex(spkiDer))
+      if (!held) {
+        const why = keyBackup?.notWrapped[name] ?? 'it cannot leave its HSM here'
+        this.leftOut.push(`key ${name}: ${why}; its copy is a second token or the HSM's own backup`)
       }
-      const path = `keys/${name}.wrapped`
-      this.files.push(await this.#write(path, wrapped))
-      described.push({ name, spkiSha256, backup: path })
+      const spkiSha256 = createHash('sha256').update(spkiDer).digest('hex')
+      described.push({ name, spkiSha256, backup: held ? path : '' })
     }
     return described
   }

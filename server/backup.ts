@@ -4,7 +4,7 @@ import { dirname, isAbsolute, join } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { OperatorError } from '#alarms'
-import { backUp, type FinishedBackup } from '#lifecycle'
+import { backUp, type BackupSources, type FinishedBackup } from '#lifecycle'
 import type { AdminRequest } from './admin.ts'
 import type { LoadedConfig } from './config.ts'
 import type { Parts } from './main.ts'
@@ -12,8 +12,8 @@ import type { Parts } from './main.ts'
 const argument = z.strictObject({
   target: z.string().refine(isAbsolute, 'an absolute path'),
   since: z.string().refine(isAbsolute, 'an absolute path').optional(),
-  /** Wrapped keys, base64, by name: the command fetched them from the agent's admin socket. */
-  wrappedKeys: z.record(z.string().regex(/^[A-Za-z0-9._-]{1,64}$/), z.base64()).optional(),
+  /** Of the agent's admin socket, which the command reaches and a server does not. */
+  keyBackup: z.strictObject({ text: z.string(), notWrapped: z.record(z.string(), z.string()) }).optional(),
 })
 
 const lastBackup = z.object({
@@ -42,8 +42,8 @@ export async function backupVerb(
   if (running) throw Object.assign(new Error('a backup is being made just now; wait for it'), { code: 'busy' })
   running = true
   try {
-    const { target, since, wrappedKeys = {} } = parsed.data
-    const finished = await backUp(await sourcesOf(parts, wrappedKeys), {
+    const { target, since, keyBackup } = parsed.data
+    const finished = await backUp(await sourcesOf(parts, keyBackup), {
       target,
       ...(since === undefined ? {} : { since }),
       onStep: progress,
@@ -103,7 +103,7 @@ function remember({ resolve }: LoadedConfig, { target, manifestSha256, bytes }: 
   renameSync(`${file}.part`, file)
 }
 
-async function sourcesOf(parts: Parts, wrapped: Readonly<Record<string, string>>) {
+async function sourcesOf(parts: Parts, keyBackup: BackupSources['keyBackup']) {
   const { loaded, agent, logs, trustRoot } = parts
   const { config } = loaded
   const { default: about } = await import('../package.json', { with: { type: 'json' } })
@@ -116,7 +116,7 @@ async function sourcesOf(parts: Parts, wrapped: Readonly<Record<string, string>>
     logs: logs.map(({ config: { name, kind, database }, log }) => ({ name, kind, database, log })),
     ...(trustRoot && config.trustRoot && { trustRoot: { folder: config.trustRoot.folder, publisher: trustRoot } }),
     agent,
-    wrappedKeys: new Map(Object.entries(wrapped).map(([name, text]) => [name, Buffer.from(text, 'base64')])),
+    ...(keyBackup && { keyBackup }),
     notBackedUp: notBackedUp(loaded),
   }
 }

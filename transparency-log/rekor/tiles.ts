@@ -1,15 +1,25 @@
 /** The read side of C2SP tlog-tiles: checkpoint, hash tiles and entry bundles under a prefix. */
 import type { Endpoint, EndpointAnswer } from '#http'
-import { parseTilePath, TlogError, type TilePath } from '#tlog'
-import type { Log } from '../log.ts'
+import { type NoteSignature, parseTilePath, TlogError, type TilePath, withSignatures } from '#tlog'
+import type { Log, SealedHead } from '../log.ts'
 
 /** Tiles never change; a week is what Tessera's own storages say. */
 const IMMUTABLE = 'max-age=604800,immutable'
 
-/** `<prefix>/checkpoint` and `<prefix>/tile/…`; a prefix has no trailing slash and may be empty. */
-export function tileEndpoints(log: Pick<Log, 'head' | 'tile' | 'entryBundle'>, prefix: string): Endpoint[] {
+/** Verified lines of witnesses for exactly this head. */
+export type Cosignatures = (head: SealedHead) => readonly NoteSignature[]
+
+/**
+ * `<prefix>/checkpoint` and `<prefix>/tile/…`; a prefix has no trailing slash and may be empty. Cosignatures stand after
+ * the log's own lines, if the newest head has some yet.
+ */
+export function tileEndpoints(
+  log: Pick<Log, 'head' | 'tile' | 'entryBundle'>,
+  prefix: string,
+  cosignatures: Cosignatures = () => [],
+): Endpoint[] {
   return [
-    { method: 'GET', path: `${prefix}/checkpoint`, limitBytes: 0, answer: () => checkpoint(log) },
+    { method: 'GET', path: `${prefix}/checkpoint`, limitBytes: 0, answer: () => checkpoint(log, cosignatures) },
     {
       method: 'GET',
       path: `${prefix}/tile/*tile`,
@@ -19,11 +29,13 @@ export function tileEndpoints(log: Pick<Log, 'head' | 'tile' | 'entryBundle'>, p
   ]
 }
 
-function checkpoint(log: Pick<Log, 'head'>): EndpointAnswer {
+function checkpoint(log: Pick<Log, 'head'>, cosignatures: Cosignatures): EndpointAnswer {
+  const head = log.head()
+  const lines = cosignatures(head)
   return {
     status: 200,
     headers: { 'content-type': 'text/plain; charset=utf-8', 'cache-control': 'no-cache' },
-    body: log.head().note,
+    body: lines.length === 0 ? head.note : withSignatures(head.note, lines),
   }
 }
 

@@ -8,7 +8,7 @@ import { type CheckedEntry, pendingEntry } from '../entry.ts'
 import { EntryError, type EntryErrorCode } from '../errors.ts'
 import { MAX_V2_REQUEST_BYTES } from '../limits.ts'
 import { newDsseEntries, newHashedRekordEntries, observeV2 } from '../metrics.ts'
-import { tileEndpoints } from '../tiles.ts'
+import { type Cosignatures, tileEndpoints } from '../tiles.ts'
 
 export interface RekorV2Options {
   /** A log of kind `rekor-v2`. */
@@ -16,10 +16,13 @@ export interface RekorV2Options {
   /** Take hashedrekord only, as rekor-tiles 2.3 does; without it also dsse, which cosign 2.6 and sigstore-js send. */
   readonly strict?: boolean
   readonly checks?: EntryChecks
+  /** What witnesses have signed, for the checkpoint under `/checkpoint`; replies to uploads never wait for them. */
+  readonly cosignatures?: Cosignatures
 }
 
 /** The v2 service; tiles and checkpoint stand under `/` and under `/api/v2`. */
-export function rekorV2Section({ log, strict = false, checks = sharedEntryChecks() }: RekorV2Options): Section {
+export function rekorV2Section(options: RekorV2Options): Section {
+  const { log, strict = false, checks = sharedEntryChecks(), cosignatures } = options
   const create: Endpoint = {
     method: 'POST',
     path: '/api/v2/log/entries',
@@ -34,7 +37,12 @@ export function rekorV2Section({ log, strict = false, checks = sharedEntryChecks
   }
   return {
     name: 'rekor-v2',
-    endpoints: [create, health, ...tileEndpoints(log, ''), ...tileEndpoints(log, '/api/v2')],
+    endpoints: [
+      create,
+      health,
+      ...tileEndpoints(log, '', cosignatures),
+      ...tileEndpoints(log, '/api/v2', cosignatures),
+    ],
     faults,
     corsRequestHeaders: ['content-type'],
     observe: observeV2,

@@ -4,7 +4,7 @@
  * loop.
  */
 import { hash } from 'node:crypto'
-import { parentPort, workerData } from 'node:worker_threads'
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 import { DatabaseFiles } from '#hsm/database-files'
 import { SyncedWrites, SyncError } from '#hsm/synced-writes'
 import Database from 'better-sqlite3'
@@ -446,33 +446,45 @@ function describe(error: unknown): { code: StoreErrorCode; message: string } {
   return { code: 'failed', message: code === '' ? message : `${code}: ${message}` }
 }
 
-function serve(): void {
-  const port = parentPort
-  if (port === null) throw new Error('sqlite-worker.ts runs as a worker thread')
+/** A log's file, open on this thread. */
+export interface OpenFile {
+  /** Answers at once; never throws. */
+  answer(request: Request): Reply
+  /** Also moves the write-ahead log into the file. */
+  close(): void
+}
+
+/** Opens the file as the thread does, which is all that uses this but for tests. Throws what `describe` tells. */
+export function openFile(start: WorkerStart): OpenFile {
+  const db = openDatabase(start)
+  const operations = operationsOn(db, new DatabaseFiles(start.path))
+  return {
+    answer: (request) => {
+      try {
+        const operation = operations[request.method] as (...args: unknown[]) => unknown // the pair was typed by `Request`
+        return { id: request.id, value: operation(...request.args) }
+      } catch (error) {
+        return { id: request.id, error: describe(error) }
+      }
+    },
+    close: () => db.close(),
+  }
+}
+
+function serve(port: MessagePort, start: WorkerStart): void {
   const send = (replies: readonly Reply[]): void => port.postMessage(replies)
-  let db: Database.Database
+  let file: OpenFile
   try {
-    db = openDatabase(workerData as WorkerStart) // the cast: only sqlite-store.ts starts this thread
+    file = openFile(start)
   } catch (error) {
     send([{ id: 0, error: describe(error) }])
     port.close()
     return
   }
-  // The cast: only sqlite-store.ts starts this thread.
-  const operations = operationsOn(db, new DatabaseFiles((workerData as WorkerStart).path))
-  const answer = (request: Request): Reply => {
-    try {
-      const operation = operations[request.method] as (...args: unknown[]) => unknown // the pair was typed by `Request`
-      return { id: request.id, value: operation(...request.args) }
-    } catch (error) {
-      return { id: request.id, error: describe(error) }
-    }
-  }
   send([{ id: 0, value: undefined }])
   port.on('message', (requests: readonly Request[] | 'close') => {
     if (requests === 'close') {
-      // Closing the last connection also moves the write-ahead log into the file.
-      db.close()
+      file.close()
       port.close()
       return
     }
@@ -483,7 +495,7 @@ function serve(): void {
         send(replies)
         replies = []
       }
-      replies.push(answer(request))
+      replies.push(file.answer(request))
     }
     send(replies)
   })
@@ -491,4 +503,8 @@ function serve(): void {
 
 const WRITES: ReadonlySet<string> = new Set(['commit', 'seal', 'markDelivered', 'settle'] satisfies Request['method'][])
 
-serve()
+// The cast: sqlite-store.ts starts this thread. Where it is only imported there is nobody to serve.
+const started = workerData as Partial<WorkerStart> | null
+if (parentPort !== null && started?.path !== undefined && started.identity !== undefined) {
+  serve(parentPort, { path: started.path, identity: started.identity })
+}

@@ -8,9 +8,10 @@ import { join } from 'node:path'
 import type { GuardedHead, HsmErrorCode, SigningAgent, TufRole } from '#hsm'
 import { HsmError } from '#hsm'
 import { emptyRoot, verifyConsistency } from '#tlog'
-import { type Log, type LogKind, openLog } from '#transparency-log'
+import { type Log, type LogKind, type LogStore, startLog, StoreError } from '#transparency-log'
 import { readInventory, trustRootStatus } from '#trust-root'
 import { type AgentState, openAgentState } from '../../hsm/agent-state.ts'
+import { openFile, type Request, type WorkerStart } from '../../transparency-log/sqlite-worker.ts'
 import type { Head, LogKey, Recount } from '../crash/checker.ts'
 
 /** What holds whatever was lost: the trees as they became, and the logs as clients know them. */
@@ -92,15 +93,18 @@ async function checkLog(dataDir: string, truth: TrueLog, { state, told }: { stat
   const guard = state.guard(key.origin)?.size ?? 0
   const shown = told.heads[name]
   if (shown !== undefined && guard < shown.size) fail(`${name}: head ${shown.size} was shown, the guard is at ${guard}`)
-  const log = await openLog({
-    name,
-    kind,
-    origin: key.origin,
-    databasePath: join(dataDir, database),
-    agent: agentOf(state, key.spkiDer),
-    key: name,
-    ...(kind === 'rekor-v2' ? {} : { signEntry: () => Promise.resolve(NOBODY) }),
-  })
+  const log = await startLog(
+    {
+      name,
+      kind,
+      origin: key.origin,
+      agent: agentOf(state, key.spkiDer),
+      key: name,
+      ...(kind === 'rekor-v2' ? {} : { signEntry: () => Promise.resolve(NOBODY) }),
+    },
+    storeIn({ path: join(dataDir, database), identity: { kind, origin: key.origin, spkiDer: key.spkiDer } }),
+    key.spkiDer,
+  )
   try {
     const fault = log.fault()
     if (fault !== undefined) fail(`${name}: ${fault.code}: ${fault.message}`)
@@ -162,6 +166,35 @@ async function checkSearch(
     if (hits.length !== (expected === undefined ? 0 : 1) || hits[0] !== expected) {
       fail(`${log.name}: search for entry ${index} of ${size} finds ${hits.join()}`)
     }
+  }
+}
+
+/** The log's own store, on this thread: hundreds of threads would take longer to start than all else. */
+function storeIn(start: WorkerStart): LogStore {
+  const file = openFile(start)
+  const call = <M extends Request['method']>(
+    method: M,
+    ...args: Extract<Request, { method: M }>['args']
+  ): Promise<Awaited<ReturnType<LogStore[M]>>> => {
+    const reply = file.answer({ id: 1, method, args } as Request) // the pair was typed by the parameters
+    if ('error' in reply) return Promise.reject(new StoreError(reply.error.code, reply.error.message))
+    return Promise.resolve(reply.value as Awaited<ReturnType<LogStore[M]>>) // it answers each method as `LogStore` says
+  }
+  return {
+    head: () => call('head'),
+    commit: (batch, expected) => call('commit', batch, expected),
+    seal: (seal, signatures) => call('seal', seal, signatures),
+    placesOf: (keys) => call('placesOf', keys),
+    entries: (from, limit) => call('entries', from, limit),
+    leafHashes: (from) => call('leafHashes', from),
+    tileData: (from, count) => call('tileData', from, count),
+    indexOfLeafHash: (leafHash) => call('indexOfLeafHash', leafHash),
+    lookup: (key, before, limit) => call('lookup', key, before, limit),
+    backupRows: (from, limit) => call('backupRows', from, limit),
+    markDelivered: (indexes) => call('markDelivered', indexes),
+    check: () => call('check'),
+    settle: () => call('settle'),
+    close: () => Promise.resolve(file.close()),
   }
 }
 

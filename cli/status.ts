@@ -49,10 +49,14 @@ export function statusScreen(status: Status): string {
     )
   }
   lines.push('', 'KEY            CURVE  USES        PURPOSES')
-  for (const { name, kind, uses, purposes, latched } of status.agent.keys) {
+  for (const { name, kind, uses, purposes, latched, cap } of status.agent.keys) {
     lines.push(
       `${name.padEnd(14)} ${kind}  ${String(uses).padEnd(11)} ${purposes.join(' ')}${latched === '' ? '' : `  LATCHED: ${latched}`}`,
     )
+    if (cap?.untilMs !== undefined) {
+      const until = new Date(cap.untilMs).toISOString().slice(0, 16)
+      lines.push(`               cap raised to ${cap.perMinute} certificates a minute until ${until}Z`)
+    }
   }
   lines.push('', 'TOKEN          MODEL             LOGGED IN')
   for (const { name, model, manufacturer, software, loggedIn } of status.agent.tokens) {

@@ -116,7 +116,14 @@ describe('the production profile', () => {
   })
 })
 
+const SIGNING_SOCKET = '{ socket: /run/chancery-agent/signing.sock }'
+
 describe('the configuration', () => {
+  test('takes a socket for each role that runs here', () => {
+    const text = sound.replace(SIGNING_SOCKET, '{ sockets: { ca: a, log: b, timestamp: c } }')
+    expect(parseConfig(text, 'chancery.yaml').agent).toEqual({ sockets: { ca: 'a', log: 'b', timestamp: 'c' } })
+  })
+
   const faults: [string, (text: string) => string, RegExp][] = [
     ['an unknown key', (t) => `${t}colour: red\n`, /colour/],
     ['no profile', (t) => t.replace('profile: production', ''), /profile/],
@@ -127,6 +134,19 @@ describe('the configuration', () => {
     ],
     ['a CT log that is not there', (t) => t.replace('ctLog: ct', 'ctLog: other'), /no CT log named other/],
     ['a listen value without a port', (t) => t.replace("listen: '127.0.0.1:3004'", "listen: '127.0.0.1'"), /host:port/],
+    ['an agent without any socket', (t) => t.replace(SIGNING_SOCKET, '{}'), /agent/],
+    ['one agent in two ways', (t) => t.replace(SIGNING_SOCKET, '{ socket: a, sockets: { ca: b } }'), /agent/],
+    ['a role that is not there', (t) => t.replace(SIGNING_SOCKET, '{ sockets: { admin: a } }'), /admin/],
+    [
+      'no socket for a service that runs here',
+      (t) => t.replace(SIGNING_SOCKET, '{ sockets: { ca: a, log: b } }'),
+      /agent.sockets.timestamp: needed, since timestamp runs here/,
+    ],
+    [
+      'a socket of a role that nothing here has',
+      (t) => t.replace(SIGNING_SOCKET, '{ sockets: { ca: a, log: b, timestamp: c, trust: d } }'),
+      /agent.sockets.trust: nothing here uses it/,
+    ],
     ['a duplicate YAML key', (t) => `${t}domain: other\n`, /unique/],
     [
       'a key shared by two logs',

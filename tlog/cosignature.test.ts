@@ -23,7 +23,10 @@ function witness(name = 'witness.example/w1') {
   const raw = new Uint8Array(publicKey.export({ type: 'spki', format: 'der' }).subarray(-32))
   const keyHint = keyHintC2sp(name, 4, raw)
   const vkey = `${name}+${Buffer.from(keyHint).toString('hex')}+${Buffer.from([4, ...raw]).toString('base64')}`
-  const cosign = (text: string, { time = 1_700_000_000n, signedTime = time } = {}) => {
+  const cosign = (
+    text: string,
+    { time = 1_700_000_000n, signedTime = time }: { time?: bigint; signedTime?: bigint } = {},
+  ) => {
     const stamp = Buffer.alloc(8)
     stamp.writeBigUInt64BE(time)
     const signature = sign(null, Buffer.from(`cosignature/v1\ntime ${signedTime}\n${text}`), privateKey)

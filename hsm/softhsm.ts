@@ -106,7 +106,7 @@ async function main(modulePath: string, folder: string, labels: readonly string[
 function freshPin(path: string): string {
   if (existsSync(path)) return readFileSync(path, 'utf8').trim()
   const pin = randomBytes(18).toString('base64url')
-  writeFileSync(path, `${pin}\n`, { mode: 0o600, flag: 'wx' })
+  writeFileSync(path, `${pin}\n`, { mode: 0o600, flag: 'wx', flush: true })
   return pin
 }
 

@@ -99,7 +99,7 @@ function remember({ resolve }: LoadedConfig, { target, manifestSha256, bytes }: 
   const file = resolve(LAST_BACKUP)
   const last: LastBackup = { finishedAt: new Date().toISOString(), target, manifestSha256, bytes }
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
-  writeFileSync(`${file}.part`, `${JSON.stringify(last)}\n`)
+  writeFileSync(`${file}.part`, `${JSON.stringify(last)}\n`, { flush: true })
   renameSync(`${file}.part`, file)
 }
 

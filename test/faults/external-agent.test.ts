@@ -1,0 +1,145 @@
+/**
+ * The whole stack with its agent as production has it: another user, without a network, reached through a socket for each
+ * role; the server's folder has neither PIN nor agent configuration. The agent is killed and started again meanwhile.
+ */
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { parse, stringify } from 'yaml'
+import { type ExternalAgent, type OtherUser, outputAs, startExternal } from '../../hsm/external-agent.fixture.ts'
+import { certificateRequest, requestOf, timestampRequest } from '../crash/requests.ts'
+import { succeeded } from '../e2e/run.ts'
+import { initialise, runChancery, serve, type Stack } from '../e2e/stack.ts'
+
+const EMAIL = 'apart@example.test'
+const AGENT: OtherUser = { uid: 64_010, gid: 64_010, groups: [] }
+const ROLES = ['ca', 'log', 'timestamp', 'trust'] as const
+
+const scratch = mkdtempSync(join(tmpdir(), 'chancery-apart-'))
+const dataDir = join(scratch, 'data')
+const home = join(scratch, 'agent')
+const config = join(home, 'agent.yaml')
+const socketOf = (name: string) => join(home, `${name}.sock`)
+let agent: ExternalAgent
+let stack: Stack
+let token: string
+
+beforeAll(async () => {
+  if (process.getuid?.() !== 0)
+    throw new Error('this test acts as several users, which takes root: sudo -E scripts/test faults')
+  await initialise(dataDir)
+  moveAgentOut()
+  agent = await startExternal(config, AGENT)
+  stack = await serve(dataDir)
+  token = succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])).stdout.trim()
+})
+
+afterAll(async () => {
+  await stack?.stop()
+  await agent?.stop()
+  rmSync(scratch, { recursive: true, force: true })
+})
+
+/** Everything of the agent goes to a folder of its own user, and the server gets the sockets. */
+function moveAgentOut(): void {
+  const file = join(dataDir, 'agent/online.yaml')
+  const document = parse(readFileSync(file, 'utf8')) as { keys: Record<string, { issuerCertificate?: string }> }
+  mkdirSync(home)
+  renameSync(join(dataDir, 'agent/online'), join(home, 'state'))
+  renameSync(join(dataDir, 'hsm/chancery-online.pin'), join(home, 'online.pin'))
+  cpSync(join(dataDir, 'hsm/tokens'), join(home, 'tokens'), { recursive: true })
+  cpSync(join(dataDir, 'ca/issuing-ca.pem'), join(home, 'issuing-ca.pem'))
+  writeFileSync(
+    join(home, 'softhsm2.conf'),
+    `directories.tokendir = ${join(home, 'tokens')}\nobjectstore.backend = file\n`,
+  )
+  const { 'issuing-ca': issuing, ...keys } = document.keys
+  const users = [process.getuid?.()]
+  const changed = {
+    ...document,
+    state: 'state',
+    tokens: { online: { uri: 'pkcs11:token=chancery-online', pinFile: 'online.pin', softhsmConf: 'softhsm2.conf' } },
+    keys: { ...keys, 'issuing-ca': { ...issuing, issuerCertificate: 'issuing-ca.pem' } },
+    sockets: {
+      admin: socketOf('admin'),
+      roles: Object.fromEntries(ROLES.map((role) => [role, { path: socketOf(role), users }])),
+    },
+  }
+  writeFileSync(config, stringify(changed))
+  rmSync(file)
+  giveTo(home)
+  chmodSync(scratch, 0o711)
+  const server = join(dataDir, 'chancery.yaml')
+  const { agent: _, ...rest } = parse(readFileSync(server, 'utf8')) as { agent: unknown }
+  const sockets = Object.fromEntries(ROLES.map((role) => [role, socketOf(role)]))
+  writeFileSync(server, stringify({ ...rest, agent: { sockets } }))
+}
+
+function giveTo(path: string): void {
+  chownSync(path, AGENT.uid, AGENT.gid)
+  if (lstatSync(path).isDirectory()) for (const name of readdirSync(path)) giveTo(join(path, name))
+}
+
+/** Status of the answer, asked again as long as it is 503 with Retry-After. */
+async function asked(url: string, body: string): Promise<number> {
+  for (let attempt = 1; ; attempt++) {
+    const response = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+    await response.arrayBuffer()
+    if (response.status !== 503 || attempt === 30) return response.status
+    await delay(Number(response.headers.get('retry-after') ?? Number.NaN) * 1000)
+  }
+}
+
+/** What each role signs for, once. */
+async function everyService(name: string): Promise<number[]> {
+  const { ca, rekorV1, rekorV2, tsa } = stack.endpoints
+  return [
+    await asked(`${ca}/api/v2/signingCert`, certificateRequest({ token, email: EMAIL }).sent),
+    await asked(`${rekorV1}/api/v1/log/entries`, requestOf('v1', name).sent),
+    await asked(`${rekorV2}/api/v2/log/entries`, requestOf('v2', name).sent),
+    await asked(`${tsa}/api/v1/timestamp`, timestampRequest(name).sent),
+  ]
+}
+
+const SIGNED = [200, 201, 201, 200]
+
+test('every service signs through the socket of its role', async () => {
+  expect(await everyService('first')).toEqual(SIGNED)
+  expect(succeeded(await runChancery(['status', '--data', dataDir])).stdout).toMatch(/issuing-ca[\s\S]*tsa/)
+})
+
+test('the agent is killed and started again; the server finds it by itself', async () => {
+  process.kill(agent.pid, 'SIGKILL')
+  const [again, served] = await Promise.all([startExternal(config, AGENT), everyService('second')])
+  agent = again
+  expect(served).toEqual(SIGNED)
+  expect(stack.server.exitCode).toBe(null)
+})
+
+test("the cap is raised by the agent's own user alone, and the server's status tells of it", async () => {
+  const raise = ['key', 'raise-cap', 'issuing-ca', '--per-minute', '70000', '--minutes', '5'] as const
+  const said = await outputAs(AGENT, ['cli/main.ts', ...raise, '--agent', socketOf('admin')])
+  expect(said).toMatch(/^key issuing-ca: 70000 certificates a minute until 20\d\d-/m)
+  const status = succeeded(await runChancery(['status', '--data', dataDir])).stdout
+  expect(status).toMatch(/cap raised to 70000 certificates a minute until 20\d\d-/)
+  const other = await runChancery([...raise, '--agent', socketOf('admin')])
+  expect(other.status).not.toBe(0)
+  const tooLong = await outputAs(AGENT, ['cli/main.ts', ...raise.slice(0, -1), '61', '--agent', socketOf('admin')])
+  expect(tooLong).toMatch(/1 to 60 minutes[\s\S]*exit status 6/)
+  const less = await outputAs(AGENT, ['cli/main.ts', ...raise.slice(0, 4), '5', '--agent', socketOf('admin')])
+  expect(less).toMatch(/configured cap[\s\S]*exit status 6/)
+})

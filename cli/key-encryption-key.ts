@@ -80,8 +80,8 @@ async function init(name: string, options: KekOptions): Promise<void> {
   if (options.json === true) printJson({ token: name, kekIdHex })
   else {
     process.stdout.write(
-      `token ${name} has a key-encryption key, id ${kekIdHex}\n` +
-        'It wraps keys made with --backup. To restore, a second token needs it: key kek request\n',
+      `token ${name} has a key-encryption key, id\n  ${kekIdHex}\n` +
+        'It wraps keys made with --backup. A second token needs it too: key kek request\n',
     )
   }
 }
@@ -108,7 +108,7 @@ async function request(name: string, options: KekOptions & { readonly out: strin
   if (options.json === true) printJson({ token: name, file: options.out, fingerprint })
   else {
     process.stdout.write(
-      `request of token ${name} in ${options.out}; its fingerprint, to be read to whoever shares:\n  ${grouped(fingerprint)}\n`,
+      `request of token ${name}: ${options.out}\nIts fingerprint, to be read to whoever shares:\n  ${grouped(fingerprint)}\n`,
     )
   }
 }
@@ -127,7 +127,7 @@ async function share(name: string, options: ShareOptions): Promise<void> {
   const made = await asOfficer(({ shareKek }) => shareKek(token, asked))
   writeNew(options.out, { format: 'chancery-kek-share/1', ...made } satisfies z.input<typeof shareFile>)
   if (options.json === true) printJson({ token: name, file: options.out, kekIdHex: made.kekIdHex })
-  else process.stdout.write(`key-encryption key ${made.kekIdHex} for that request in ${options.out}\n`)
+  else process.stdout.write(`key-encryption key ${made.kekIdHex} for that request:\n  ${options.out}\n`)
 }
 
 async function accept(name: string, options: KekOptions & { readonly from: string }): Promise<void> {
@@ -135,7 +135,7 @@ async function accept(name: string, options: KekOptions & { readonly from: strin
   const token = await officerToken(name, options)
   const { kekIdHex } = await asOfficer(({ acceptKek }) => acceptKek(token, shared))
   if (options.json === true) printJson({ token: name, kekIdHex })
-  else process.stdout.write(`token ${name} has the key-encryption key ${kekIdHex}: it can restore backups\n`)
+  else process.stdout.write(`token ${name} can restore backups of key-encryption key\n  ${kekIdHex}\n`)
 }
 
 async function fingerprintOf(asked: KekRequest): Promise<string> {

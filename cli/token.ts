@@ -1,5 +1,5 @@
 /** `chancery token`: the tokens of an agent. The agent does the work; a new token is made by a process of its own. */
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { randomBytes } from 'node:crypto'
 import { type Command, InvalidArgumentError, Option } from 'commander'
@@ -187,7 +187,7 @@ async function initialize(label: string, options: InitOptions): Promise<void> {
   const { stringify } = await import('yaml')
   process.stdout.write(
     options.add === true
-      ? `${file.path} has it as ${name}; start the agent (or its server) again.\n`
+      ? `Start the agent, or its server, again; it is there as ${name}:\n  ${file.path}\n`
       : `For agent.yaml, below tokens:\n${stringify({ [name]: entry })
           .replace(/^/gm, '  ')
           .trimEnd()}\n`,
@@ -196,8 +196,12 @@ async function initialize(label: string, options: InitOptions): Promise<void> {
 
 /** Random unless it is there; a file that others may read is refused before anything is made. */
 function ensurePinFile(path: string): void {
-  if (existsSync(path)) secretIn(path)
-  else writeFileSync(path, `${randomBytes(18).toString('base64url')}\n`, { mode: 0o600, flag: 'wx', flush: true })
+  if (existsSync(path)) return void secretIn(path)
+  writeFileSync(path, `${randomBytes(18).toString('base64url')}\n`, { mode: 0o600, flag: 'wx', flush: true })
+  // The name as well: a PIN that is lost with the power takes the token's keys with it.
+  const folder = openSync(dirname(path), 'r')
+  fsyncSync(folder)
+  closeSync(folder)
 }
 
 /** Adds to the document as it is written, with its comments and order. */
@@ -241,8 +245,8 @@ async function rotate(name: string, options: RotateOptions): Promise<void> {
   else {
     process.stdout.write(
       resumed
-        ? `the interrupted change is complete: token ${name} has the PIN of then, and was logged in to with it\n`
-        : `token ${name} has a new PIN, which is in its PIN file, and was logged in to with it\n`,
+        ? `the interrupted change is complete: token ${name} has the PIN of then\n`
+        : `token ${name} has a new PIN, in its PIN file; the agent has logged in with it\n`,
     )
   }
 }

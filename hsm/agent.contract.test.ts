@@ -14,6 +14,7 @@ import {
   certificateTbs,
   install,
   KEY_OF,
+  need,
   ORIGIN,
   prepared,
   setRequest,
@@ -208,6 +209,24 @@ describe("every purpose refuses every other purpose's bytes", () => {
     )
     expect(await refusal(signing.unlatch({ latch: 'token:online' }))).toBe('refused unknown_method')
     expect(await refusal(signing.reload())).toBe('refused unknown_method')
+    const key = {
+      ...need(installation.keys['ct']),
+      label: 'ct',
+      mechanism: 'AES-KWP',
+      kekIdHex: '00',
+      wrapped: new Uint8Array(8),
+    } as const
+    for (const [name, asked] of Object.entries({
+      tokens: () => signing.tokens(),
+      latches: () => signing.latches(),
+      keyRecords: () => signing.keyRecords(),
+      listObjects: () => signing.listObjects('online'),
+      rotatePin: () => signing.rotatePin({ token: 'online' }),
+      wrapKey: () => signing.wrapKey({ token: 'online', idHex: key.idHex }),
+      unwrapKey: () => signing.unwrapKey({ token: 'online', key }),
+    })) {
+      expect(await refusal(asked()), name).toBe('refused unknown_method')
+    }
     expect(await refusal(signing.destroyKey({ token: 'online', idHex: '00' }))).toBe('refused unknown_method')
   })
 })

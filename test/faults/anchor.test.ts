@@ -181,8 +181,13 @@ describe('a machine rolled back with its data and its agent', () => {
     await stack.stop()
     setAnchors([])
     stack = await serve(dataDir)
-    expect((await upload('rekor-v2')).status).toBe(503)
-    expect(logLines("the agent's state was rolled back")).not.toHaveLength(0)
+    const refusals = await Promise.all(LOGS.map(async (log) => await upload(log)))
+    expect(refusals.map(({ status }) => status)).toEqual([503, 503, 503])
+    const said = (await runChancery(['status', '--data', dataDir, '--json'])).stdout
+    const { agent } = JSON.parse(said) as { agent: { guards: { size: number; latched: string }[] } }
+    expect(agent.guards.map(({ size }) => size)).toEqual([5, 5, 5])
+    for (const { latched } of agent.guards)
+      expect(latched).toMatch(/signed size 7 .* the agent's state was rolled back/)
   })
 
   test('without an anchor is not noticed; the next anchor finds two histories', async () => {

@@ -153,6 +153,7 @@ export class HsmModule {
       ...token.status(),
       breaker,
       fault: fault?.message ?? '',
+      latched: fault?.code === 'latched' ? fault.message : '',
     }))
   }
 

@@ -2,8 +2,6 @@
  * What is known of modules and tokens, as data: which profile applies is found from what C_GetInfo and C_GetTokenInfo
  * say, and nothing else in this folder asks for a vendor. `docs/hsm/` tells the same with its sources.
  */
-import type { KeyKind } from './signing.ts'
-
 /** What a module and a token say of themselves. */
 export interface Identity {
   readonly libraryManufacturer: string
@@ -66,19 +64,14 @@ export interface Profile {
   /** CK_RVs of C_GenerateKeyPair that mean that the token is full, beside the usual ones. */
   readonly fullErrors: readonly number[]
   readonly quirks: readonly Quirk[]
-  readonly kinds: readonly KeyKind[]
 }
 
 const GENERAL_ERROR = 0x5
 
-const EC: readonly KeyKind[] = ['P-256', 'P-384']
-const EC_AND_RSA: readonly KeyKind[] = [...EC, 'rsa-2048', 'rsa-3072', 'rsa-4096']
-const EVERY: readonly KeyKind[] = [...EC_AND_RSA, 'ed25519']
-
 const DEFAULTS = { tested: false, software: false, idBytes: 16, notAsked: [], fullErrors: [], quirks: [] } as const
 
 /** For what nobody has told us of: everything is asked for, what is refused is dropped, all of it is read back. */
-export const GENERIC: Profile = { ...DEFAULTS, name: 'PKCS#11', kinds: EVERY }
+export const GENERIC: Profile = { ...DEFAULTS, name: 'PKCS#11' }
 
 interface Row {
   readonly profile: Profile
@@ -91,7 +84,7 @@ interface Row {
 const ROWS: readonly Row[] = [
   {
     token: /softhsm/i,
-    profile: { ...DEFAULTS, name: 'SoftHSM 2', tested: true, software: true, kinds: EVERY },
+    profile: { ...DEFAULTS, name: 'SoftHSM 2', tested: true, software: true },
   },
   {
     token: /^NSS|mozilla/i,
@@ -102,7 +95,6 @@ const ROWS: readonly Row[] = [
       software: true,
       notAsked: ['ALLOWED_MECHANISMS'],
       quirks: ['origin_unproven', 'id_replaces', 'attributes_not_taken', 'serial_not_unique'],
-      kinds: EC_AND_RSA,
     },
   },
   {
@@ -120,16 +112,15 @@ const ROWS: readonly Row[] = [
       idBytes: 2,
       notAsked: ['ALLOWED_MECHANISMS'],
       quirks: ['short_ids', 'attributes_not_taken', 'idle_sessions_end', 'few_sessions', 'one_at_a_time'],
-      kinds: EVERY,
     },
   },
   {
     token: /luna|safenet|thales/i,
-    profile: { ...DEFAULTS, name: 'Luna', notAsked: ['ALLOWED_MECHANISMS'], kinds: EVERY },
+    profile: { ...DEFAULTS, name: 'Luna', notAsked: ['ALLOWED_MECHANISMS'] },
   },
   {
     token: /ncipher|nshield|entrust/i,
-    profile: { ...DEFAULTS, name: 'nShield', quirks: ['new_keys_hidden'], kinds: EVERY },
+    profile: { ...DEFAULTS, name: 'nShield', quirks: ['new_keys_hidden'] },
   },
   {
     token: /cloudhsm|cavium|marvell/i,
@@ -138,7 +129,6 @@ const ROWS: readonly Row[] = [
       name: 'AWS CloudHSM',
       notAsked: ['ALLOWED_MECHANISMS', 'SIGN_RECOVER'],
       quirks: ['read_write_sessions_only', 'attributes_not_taken'],
-      kinds: EC_AND_RSA,
     },
   },
   {
@@ -148,7 +138,6 @@ const ROWS: readonly Row[] = [
       name: 'Google Cloud KMS',
       notAsked: OPTIONAL_ATTRIBUTES,
       quirks: ['no_user_pin', 'attributes_not_taken', 'new_keys_hidden'],
-      kinds: EC_AND_RSA,
     },
   },
   {
@@ -158,7 +147,6 @@ const ROWS: readonly Row[] = [
       name: 'Nitrokey HSM / SmartCard-HSM (OpenSC)',
       notAsked: ['ALLOWED_MECHANISMS'],
       quirks: ['attributes_not_taken', 'one_at_a_time'],
-      kinds: EC_AND_RSA,
     },
   },
 ]
@@ -171,8 +159,6 @@ function tpm(told: { readonly name: string; readonly tested?: boolean; readonly 
     notAsked: ['DECRYPT', 'ALLOWED_MECHANISMS'],
     fullErrors: [GENERAL_ERROR],
     quirks: ['attributes_not_taken', 'full_is_general_error', 'failed_generation_leaks', 'serial_not_unique'],
-    // Many chips have no RSA beyond 2048 bits; C_GetMechanismInfo tells.
-    kinds: ['P-256', 'P-384', 'rsa-2048'],
     ...told,
   }
 }
@@ -181,6 +167,9 @@ function tpm(told: { readonly name: string; readonly tested?: boolean; readonly 
 const FORWARDERS: readonly { readonly library: RegExp; readonly quirks: readonly Quirk[] }[] = [
   { library: /pkcs#11 kit/i, quirks: ['reads_fail', 'mechanisms_hidden'] },
 ]
+
+/** Tokens in files beside those that have a profile. */
+const SOFTWARE = /softhsm|soft ?token|^soft$|\bnss\b|kryoptic/i
 
 /** The profile of a token as this module shows it; `GENERIC` with what the library is known for if no row matches. */
 export function profileOf(identity: Identity): Profile {
@@ -191,7 +180,9 @@ export function profileOf(identity: Identity): Profile {
       (row.token === undefined || token.some((text) => row.token?.test(text) === true)) &&
       (row.library === undefined || library.some((text) => row.library?.test(text) === true)),
   )
-  const profile = found?.profile ?? GENERIC
+  // By their names, which they keep behind any library: a production server refuses them.
+  const software = token.some((text) => SOFTWARE.test(text))
+  const profile = found?.profile ?? { ...GENERIC, software }
   const forwarder = FORWARDERS.find((row) => library.some((text) => row.library.test(text)))
   if (forwarder === undefined) return profile
   return { ...profile, quirks: [...profile.quirks, ...forwarder.quirks] }

@@ -194,6 +194,8 @@ export interface AgentStatus {
     readonly breaker: 'closed' | 'open' | 'half_open'
     /** Why it is not in use, or empty. */
     readonly fault: string
+    /** The same, if nothing but an operator's `unlatch` helps. */
+    readonly latched: string
   }[]
   readonly keys: readonly {
     readonly name: string

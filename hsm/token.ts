@@ -74,7 +74,7 @@ export class Token {
     return this.#profile
   }
 
-  status(): Omit<AgentStatus['tokens'][number], 'breaker' | 'fault'> {
+  status(): Omit<AgentStatus['tokens'][number], 'breaker' | 'fault' | 'latched'> {
     const facts = this.#facts ?? { label: this.#config.uri.token ?? '', serial: '', model: '', manufacturer: '' }
     const { label, serial, model, manufacturer } = facts
     const { name: profile, software } = this.#profile

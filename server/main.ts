@@ -35,6 +35,7 @@ import { backupVerb, watchBackupAge } from './backup.ts'
 import { type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { type WatchedDisk, watchDisk } from './disk.ts'
+import { watchAgent } from './agent-alarms.ts'
 import { watchLogs } from './log-alarms.ts'
 import { refuseInProduction } from './production.ts'
 import { readinessOf, statusOf } from './status.ts'
@@ -130,6 +131,7 @@ async function openParts(
 
   const agent = await openAgent(loaded, logger)
   closers.push(async () => await agent.close())
+  closers.push(watchAgent(agent, alarms))
   const issuers = config.ca === undefined ? [] : parseFulcioConfig(readText(loaded, config.ca.issuers))
   refuseInProduction(loaded, await agent.status(), issuers.map(summary))
 

@@ -14,6 +14,7 @@ const hardware = {
   profile: 'Luna',
   breaker: 'closed' as const,
   fault: '',
+  latched: '',
 }
 const agent = (software: boolean): AgentStatus => ({
   ready: true,

@@ -1,0 +1,89 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { expect, test } from 'vitest'
+import { Alarms, CATALOGUE } from '#alarms'
+import type { AgentStatus } from '#hsm'
+import { alarmsOf, watchAgent } from './agent-alarms.ts'
+
+type Token = AgentStatus['tokens'][number]
+type Place = AgentStatus['keys'][number]['places'][number]
+
+const token = (name: string, changes: Partial<Token> = {}): Token => ({
+  name,
+  label: name,
+  serial: '1',
+  model: 'm',
+  manufacturer: 'v',
+  software: false,
+  loggedIn: true,
+  profile: 'PKCS#11',
+  breaker: 'closed',
+  fault: '',
+  latched: '',
+  ...changes,
+})
+const place = (name: string, changes: Partial<Place> = {}): Place => ({
+  token: name,
+  usable: true,
+  fault: '',
+  unproven: [],
+  ...changes,
+})
+
+function status(tokens: readonly Token[], ...places: readonly (readonly Place[])[]): AgentStatus {
+  const keys = places.map((of, at) => {
+    return { name: `key-${at}`, kind: 'P-256' as const, purposes: [], uses: 0, latched: '', places: of }
+  })
+  return { ready: true, reason: '', tokens, keys, guards: [] }
+}
+
+const away = { breaker: 'open', fault: 'it is gone', loggedIn: false } as const
+const gone = { usable: false }
+
+test.each([
+  ['all is well', status([token('a')], [place('a')]), []],
+  ['no answer', undefined, ['agent_away agent']],
+  ['a latch', status([token('a', { ...away, latched: 'wrong PIN' })], [place('a', gone)]), ['token_latched a']],
+  ['connecting at the start', status([token('a', { breaker: 'half_open' })], [place('a', gone)]), []],
+  ['the only token is away', status([token('a', away)], [place('a', gone)]), ['token_absent a']],
+  [
+    'one of two is away',
+    status([token('a', away), token('b')], [place('a', gone), place('b')]),
+    ['token_breaker_open a'],
+  ],
+  [
+    'one of two is away, and a key is on it alone',
+    status([token('a', away), token('b')], [place('a', gone), place('b')], [place('a', gone)]),
+    ['token_absent a'],
+  ],
+  ['another key in its place', status([token('a')], [place('a', { ...gone, fault: 'wrong' })]), ['key_unusable key-0']],
+  [
+    'another key on the second token',
+    status([token('a'), token('b')], [place('a'), place('b', { ...gone, fault: 'wrong' })]),
+    ['key_place_unusable key-0'],
+  ],
+] as const)('%s', (_, found, expected) => {
+  expect(alarmsOf(found).map(({ code, subject }) => `${code} ${subject}`)).toEqual(expected)
+  for (const { code } of alarmsOf(found)) expect(Object.keys(CATALOGUE)).toContain(code)
+})
+
+test('an alarm is over when its cause is', async () => {
+  let answer: AgentStatus | undefined = status([token('a', away)], [place('a', gone)])
+  const told: string[] = []
+  const alarms = new Alarms(({ code, subject }, change) => told.push(`${code} ${subject} ${change}`))
+  const stop = watchAgent({ status: async () => answer ?? Promise.reject(new Error('away')) }, alarms)
+  const until = async (count: number) => {
+    while (told.length < count) await delay(20)
+  }
+  await until(1)
+  answer = undefined
+  await until(3)
+  answer = status([token('a')], [place('a')])
+  await until(4)
+  stop()
+  expect(told).toEqual([
+    'token_absent a raised',
+    'agent_away agent raised',
+    'token_absent a cleared',
+    'agent_away agent cleared',
+  ])
+})

@@ -1,0 +1,87 @@
+/** Tells what is wrong with the agent, its tokens and its keys, within seconds of when the agent found it. */
+import type { Alarms, Code } from '#alarms'
+import type { AgentStatus, SigningAgent } from '#hsm'
+
+const LOOK_EVERY_MS = 1000
+
+/** A spawned agent that died is back within a second; one that is silent for longer is away. */
+const ANSWER_WITHIN_MS = 3000
+
+/** Every code that is raised and cleared here. */
+const CODES = [
+  'agent_away',
+  'token_latched',
+  'token_absent',
+  'token_breaker_open',
+  'key_unusable',
+  'key_place_unusable',
+] as const
+type AgentCode = (typeof CODES)[number]
+
+export interface AgentAlarm {
+  readonly code: AgentCode & Code
+  readonly subject: string
+  readonly message: string
+}
+
+/** What an operator should know of this status; `undefined` is an agent that does not answer. */
+export function alarmsOf(status: AgentStatus | undefined): AgentAlarm[] {
+  if (status === undefined) {
+    return [{ code: 'agent_away', subject: 'agent', message: 'the HSM agent does not answer: nothing is signed' }]
+  }
+  return [...status.tokens.flatMap((token) => tokenAlarms(token, status)), ...status.keys.flatMap(keyAlarms)]
+}
+
+function tokenAlarms(
+  { name, latched, breaker, fault }: AgentStatus['tokens'][number],
+  { keys }: AgentStatus,
+): AgentAlarm[] {
+  if (latched !== '') return [{ code: 'token_latched', subject: name, message: latched }]
+  // Being connected to, and nothing has failed yet.
+  if (breaker === 'closed' || fault === '') return []
+  const stopped = keys.filter(
+    ({ places }) => places.some(({ token }) => token === name) && !places.some(({ usable }) => usable),
+  )
+  if (stopped.length > 0) {
+    const names = stopped.map((key) => key.name).join(', ')
+    return [{ code: 'token_absent', subject: name, message: `${fault}; no token is left for ${names}` }]
+  }
+  return [{ code: 'token_breaker_open', subject: name, message: `${fault}; other tokens sign meanwhile` }]
+}
+
+function keyAlarms({ name, places }: AgentStatus['keys'][number]): AgentAlarm[] {
+  const faults = places.filter(({ fault }) => fault !== '').map(({ token, fault }) => `on ${token}: ${fault}`)
+  if (faults.length === 0) return []
+  const code = places.some(({ usable }) => usable) ? 'key_place_unusable' : 'key_unusable'
+  return [{ code, subject: name, message: faults.join('; ') }]
+}
+
+/** Looks until the returned function is called. */
+export function watchAgent(agent: Pick<SigningAgent, 'status'>, alarms: Pick<Alarms, 'raise' | 'clear'>): () => void {
+  let raised: AgentAlarm[] = []
+  let looking = false
+  const look = async (): Promise<void> => {
+    if (looking) return
+    looking = true
+    const found = alarmsOf(await statusWithin(agent))
+    looking = false
+    for (const { code, subject, message } of found) alarms.raise(code, subject, message)
+    const isFound = (old: AgentAlarm) => found.some(({ code, subject }) => code === old.code && subject === old.subject)
+    for (const old of raised) if (!isFound(old)) alarms.clear(old.code, old.subject)
+    raised = found
+  }
+  const timer = setInterval(() => void look(), LOOK_EVERY_MS).unref()
+  return () => clearInterval(timer)
+}
+
+async function statusWithin(agent: Pick<SigningAgent, 'status'>): Promise<AgentStatus | undefined> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(resolve, ANSWER_WITHIN_MS, undefined)
+  })
+  try {
+    return await Promise.race([agent.status().catch(() => undefined), late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

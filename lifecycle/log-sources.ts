@@ -60,9 +60,17 @@ function tiles(read: (path: string) => Promise<Uint8Array | undefined>): LogSour
     const bundle =
       (await read(entryBundlePath(n, width))) ?? (width < TILE_WIDTH ? await read(entryBundlePath(n)) : undefined)
     if (bundle === undefined) throw new SourceError(`there is no ${entryBundlePath(n, width)}`)
-    const entries = decodeEntryBundle(bundle).slice(start - n * TILE_WIDTH, size - n * TILE_WIDTH)
+    const entries = decoded(bundle, entryBundlePath(n, width)).slice(start - n * TILE_WIDTH, size - n * TILE_WIDTH)
     if (entries.length === 0) throw new SourceError(`${entryBundlePath(n, width)} ends before entry ${start}`)
     return entries.map((leaf) => ({ leaf, tileData: leaf }))
+  }
+}
+
+function decoded(bundle: Uint8Array, path: string): Uint8Array[] {
+  try {
+    return decodeEntryBundle(bundle)
+  } catch (cause) {
+    throw new SourceError(`${path} is no entry bundle`, { cause })
   }
 }
 

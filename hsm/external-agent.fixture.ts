@@ -1,6 +1,6 @@
 /** An agent that runs on its own, as this user or as another one, with a network or without; for the tests of this folder. */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -24,7 +24,9 @@ export interface ExternalAgent {
 
 /** Starts `hsm/agent.ts` and waits until its tokens are connected; rejects with what it said if it ends before. */
 export async function startExternal(configPath: string, as?: OtherUser): Promise<ExternalAgent> {
-  const child = as === undefined ? agentHere(configPath) : asUser(as, ['hsm/agent.ts', '--config', configPath])
+  // As in a container of its own: its peers have no process numbers there.
+  const inOwn = ['--pid', '--fork', '--kill-child']
+  const child = as === undefined ? agentHere(configPath) : asUser(as, ['hsm/agent.ts', '--config', configPath], inOwn)
   const said: string[] = []
   const ended = new Promise<void>((done) => child.once('close', () => done()))
   const connected = new Promise<void>((done, fail) => {
@@ -36,15 +38,20 @@ export async function startExternal(configPath: string, as?: OtherUser): Promise
     void ended.then(() => fail(new Error(`the agent ended:\n${said.join('\n')}`)))
   })
   await connected
-  const { pid } = child
+  const pid = as === undefined ? child.pid : onlyChildOf(child.pid)
   if (pid === undefined) throw new TypeError('the agent has no process id')
   const stop = async () => {
-    child.kill('SIGTERM')
+    if (child.exitCode === null && child.signalCode === null) process.kill(pid, 'SIGTERM')
     const kill = setTimeout(() => child.kill('SIGKILL'), 5000)
     await ended
     clearTimeout(kill)
   }
   return { pid, said, stop }
+}
+
+/** What `unshare --fork` waits for. */
+function onlyChildOf(pid: number | undefined): number {
+  return Number(readFileSync(`/proc/${String(pid)}/task/${String(pid)}/children`, 'utf8'))
 }
 
 function agentHere(configPath: string): ChildProcess {
@@ -59,7 +66,11 @@ function agentHere(configPath: string): ChildProcess {
  * namespace. Node.js and the project, which may lie in a home folder that the user cannot enter, are mounted where it can.
  * `first` is a script, relative to the project, or an option of Node.js.
  */
-export function asUser(user: OtherUser, [first, ...rest]: readonly [string, ...string[]]): ChildProcess {
+export function asUser(
+  user: OtherUser,
+  [first, ...rest]: readonly [string, ...string[]],
+  namespaces: readonly string[] = [],
+): ChildProcess {
   const places = mkdtempSync(join(tmpdir(), 'chancery-user-'))
   const [node, ours] = [join(places, 'node'), join(places, 'project')]
   mkdirSync(node)
@@ -69,7 +80,7 @@ export function asUser(user: OtherUser, [first, ...rest]: readonly [string, ...s
   const ids = `--reuid=${user.uid} --regid=${user.gid} ${groups}`
   const bounds = '--no-new-privs --bounding-set=-all --inh-caps=-all'
   const command = `${mounts} && exec setpriv ${ids} ${bounds} ${node}/node ${first.startsWith('-') ? first : join(ours, first)} "$@"`
-  const child = spawn('unshare', ['--mount', '--net', '/bin/sh', '-c', command, 'sh', ...rest], {
+  const child = spawn('unshare', ['--mount', '--net', ...namespaces, '/bin/sh', '-c', command, 'sh', ...rest], {
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -77,7 +88,7 @@ export function asUser(user: OtherUser, [first, ...rest]: readonly [string, ...s
   return child
 }
 
-/** What `script` prints, run as another user, with its exit status at the end if it is not 0. */
+/** What a command prints, run as another user, with its exit status at the end if it is not 0. */
 export async function outputAs(user: OtherUser, command: readonly [string, ...string[]]): Promise<string> {
   const child = asUser(user, command)
   let text = ''

@@ -35,10 +35,20 @@ export async function peerCheck(allowed: AllowedPeers, log: AgentLog): Promise<P
     return () => true
   }
   const own = process.getuid?.() ?? -1
+  // One connection that cannot be judged is refused; it must not end the agent.
+  const credentialsOf = (fd: number): PeerCredentials | undefined => {
+    try {
+      return peerCredentials(fd)
+    } catch (error) {
+      log.warn('connection refused: the kernel does not tell who it is', { error: String(error) })
+      return undefined
+    }
+  }
   return (socket) => {
     const fd = descriptorOf(socket)
     if (fd === undefined) return false
-    const peer = peerCredentials(fd)
+    const peer = credentialsOf(fd)
+    if (peer === undefined) return false
     if (isAllowed(peer, allowed, own)) return true
     log.warn('connection of another user refused', { uid: peer.uid, gid: peer.gid, pid: peer.pid })
     return false

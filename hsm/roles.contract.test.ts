@@ -3,7 +3,7 @@
  * requests that are sound, so that the socket alone decides.
  */
 import { readFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { AdminAgent } from './administration.ts'
@@ -11,6 +11,7 @@ import {
   install,
   type Installation,
   KEY_OF,
+  need,
   ORIGIN,
   prepared,
   setRequest,
@@ -24,6 +25,7 @@ import { ADMIN_METHODS, SIGNING_METHODS } from './protocol.ts'
 import { connectRoleAgents } from './role-agents.ts'
 import { ROLES, type Role } from './roles.ts'
 import { HsmError } from './signing.ts'
+import { MAX_FRAME_BYTES } from './wire.ts'
 
 const SOCKETS = [...ROLES, 'signing', 'admin'] as const
 type SocketName = (typeof SOCKETS)[number]
@@ -215,6 +217,41 @@ test('the sockets of all roles together are one agent, and those of some refuse 
   expect(await outcome(some.set(setRequest()))).toBe('refused no_socket')
   await some.close()
 })
+
+test('a flood on one socket leaves the others alone, and the memory bounded', async () => {
+  const before = residentMib()
+  const half = Buffer.alloc(MAX_FRAME_BYTES)
+  half.writeUInt32BE(MAX_FRAME_BYTES - 4)
+  const crowd = Array.from({ length: 40 }, () => connect(pathOf('timestamp')))
+  const closed = new Set<Socket>()
+  for (const socket of crowd) {
+    socket.on('error', () => undefined)
+    socket.once('close', () => closed.add(socket))
+    // All but the last bytes of a frame as large as any.
+    socket.write(half.subarray(0, -8))
+  }
+  // One of the places is our own connection's.
+  await expect.poll(() => closed.size).toBe(9)
+  const floods = [1, 2].map(() => new AgentStream(connect(pathOf('log'))))
+  const asked = floods.flatMap((stream) =>
+    Array.from({ length: 4000 }, () =>
+      outcome(stream.request('set', { key: 'rekor-v1', body: half.subarray(0, 2000) }, 5000)),
+    ),
+  )
+  const answers = Promise.all(asked)
+  for (let i = 0; i < 5; i++) {
+    expect(await outcome(need(ATTEMPTS['certificate'])(agentOf('ca')))).toBe('signed')
+  }
+  for (const answer of await answers) expect(answer).toMatch(/^(refused malformed|busy too_many_requests)$/)
+  // What it holds of unfinished frames and of requests under way, twice for what the collector has not got to.
+  expect(residentMib() - before).toBeLessThan(2 * (32 + 32) + 32)
+  for (const stream of [...crowd, ...floods]) stream.destroy()
+})
+
+function residentMib(): number {
+  const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${external.pid}/status`, 'utf8'))?.[1]
+  return Number(kib) / 1024
+}
 
 /** The TBSCertificate inside a certificate whose head has four bytes. */
 function tbsOf(certificateDer: Uint8Array): Uint8Array {

@@ -120,8 +120,13 @@ static napi_value peer_credentials(napi_env env, napi_callback_info info) {
   if (napi_get_cb_info(env, info, &count, argument, NULL, NULL) != napi_ok || count != 1 ||
       napi_get_value_int32(env, argument[0], &fd) != napi_ok || fd < 0)
     return fail(env, "file descriptor is not a number");
-  /* On a socket that is not a unix one the kernel answers success with pid 0 and uid -1. */
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || length != sizeof peer || peer.pid == 0)
+  /* On a socket that is not a unix one the kernel answers success, and uid -1. A pid of 0 alone is a peer of another
+     pid namespace (another container), whose uid and gid are as good as any. */
+  int domain = 0;
+  socklen_t domain_length = sizeof domain;
+  if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &domain_length) != 0 || domain != AF_UNIX)
+    return fail(env, "no unix socket on this file descriptor");
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || length != sizeof peer || peer.uid == (uid_t)-1)
     return fail(env, "no peer credentials on this file descriptor");
   gid_t groups[MAX_PEER_GROUPS];
   length = sizeof groups;

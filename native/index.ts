@@ -21,6 +21,7 @@ export interface EcdsaDigestSignature {
 
 /** The process at the other end of a unix socket, as the kernel saw it connect. */
 export interface PeerCredentials {
+  /** 0 for a process of another pid namespace. */
   readonly pid: number
   readonly uid: number
   readonly gid: number

@@ -76,10 +76,14 @@ export function serveChannel(stream: Duplex, handler: Handler, bound: LoadBound,
       unfinished = undefined
     }
     if (!splitter.inFrame || unfinished !== undefined) return
-    unfinished = setTimeout(() => {
-      log.warn('connection ended: it began a frame and did not end it', {})
+    const end = () => {
+      log.warn('connection ended: it began a frame and did not end it')
       stream.destroy()
-    }, FRAME_WITHIN_MS)
+    }
+    unfinished = setTimeout(() => {
+      // A module that held the event loop all that time kept us from reading what has come: one more second for it.
+      unfinished = setTimeout(end, 1000)
+    }, FRAME_WITHIN_MS - 1000)
   }
 
   async function answer({ id, method, timeoutMs, argument }: AgentRequest, bytes: number): Promise<void> {

@@ -95,6 +95,17 @@ describe('a backup', () => {
     await verifyBackup(join(scratch, 'second'))
   })
 
+  test('whose file was changed in one byte is refused', async () => {
+    const running = await open()
+    await addEntries(running, 10)
+    writeFileSync(join(dataDir, 'chancery.yaml'), 'profile: development\n')
+    await takeBackup('first', undefined, undefined, ['chancery.yaml'])
+    await verifyBackup(join(scratch, 'first'))
+    writeFileSync(join(scratch, 'first/data/chancery.yaml'), 'profile: development!')
+    await expect(verifyBackup(join(scratch, 'first'))).rejects.toMatchObject({ code: 'backup_damaged' })
+    await expect(restoreFrom('first')).rejects.toMatchObject({ code: 'backup_damaged' })
+  })
+
   test('that is stopped in the middle is none', async () => {
     const running = await open()
     await addEntries(running, 10)
@@ -225,7 +236,7 @@ function leaf(digest: string): Uint8Array {
   return new Uint8Array(Buffer.from(JSON.stringify({ apiVersion: '0.0.2', kind: 'hashedrekord', spec })))
 }
 
-async function takeBackup(name: string, since?: string, stop?: AbortController) {
+async function takeBackup(name: string, since?: string, stop?: AbortController, files: readonly string[] = []) {
   const status = { ready: true, reason: '', tokens: [], keys: [], guards: [] } as unknown as AgentStatus
   const running = log ?? missing()
   return await backUp(
@@ -234,7 +245,7 @@ async function takeBackup(name: string, since?: string, stop?: AbortController) 
       profile: 'development',
       domain: 'example.org',
       dataDir,
-      files: [],
+      files,
       logs: [{ name: 'v2', kind: 'rekor-v2', database: 'logs/v2.db', log: running }],
       agent: { status: async () => status, key: (key) => agent.key(key), account: (asked) => agent.account(asked) },
       notBackedUp: [],

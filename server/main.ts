@@ -7,7 +7,7 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node
 import { createHash } from 'node:crypto'
 import { dirname, join } from 'node:path'
 import type { Logger } from 'pino'
-import { Alarms } from '#alarms'
+import { Alarms, OperatorError } from '#alarms'
 import { type Authority, caSection, createAuthority } from '#ca'
 import { connectAgent, connectRoleAgents, type SigningAgent, spawnAgent } from '#hsm'
 import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
@@ -104,7 +104,12 @@ export async function serve(loaded: LoadedConfig, options: ServeOptions): Promis
     )
 
     const endpointsFile = loaded.resolve('run/endpoints.json')
-    writeEndpoints(endpointsFile, parts)
+    try {
+      writeEndpoints(endpointsFile, parts)
+    } catch (error) {
+      // A full disk must not keep a server from its readers.
+      logger.warn({ err: error }, 'run/endpoints.json cannot be written: commands that look there will not find us')
+    }
     closers.push(() => rmSync(endpointsFile, { force: true }))
     logger.info({ milliseconds: Date.now() - parts.startedAt.getTime() }, 'ready')
     return { close }
@@ -129,14 +134,14 @@ async function openParts(
   const clock = watchClock((stepMs) => logger.error({ stepMs }, 'the clock was stepped'))
   closers.push(clock.close)
 
+  const disk = await openDisk(loaded, alarms)
+  closers.push(() => disk.close())
   const agent = await openAgent(loaded, logger)
   closers.push(async () => await agent.close())
   closers.push(watchAgent(agent, alarms))
   const issuers = config.ca === undefined ? [] : parseFulcioConfig(readText(loaded, config.ca.issuers))
   refuseInProduction(loaded, await agent.status(), issuers.map(summary))
 
-  const disk = await openDisk(loaded, alarms)
-  closers.push(() => disk.close())
   const logs = await Promise.all(
     config.logs.map(async (logConfig) => {
       const log = await openConfiguredLog(logConfig, { loaded, agent, clock, disk, logger })
@@ -197,7 +202,12 @@ async function openDisk({ config, dataDir, resolve }: LoadedConfig, alarms: Alar
   const folders = new Set([dataDir, ...config.logs.map(({ database }) => dirname(resolve(database)))])
   for (const folder of folders) mkdirSync(folder, { recursive: true, mode: 0o700 })
   if ('spawn' in config.agent) folders.add(dirname(resolve(config.agent.spawn)))
-  return await watchDisk([...folders], config.disk ?? {}, alarms)
+  const disk = await watchDisk([...folders], config.disk ?? {}, alarms)
+  const readOnly = disk.volumes().find(({ state }) => state === 'read_only')
+  if (readOnly === undefined) return disk
+  disk.close()
+  // A running server reads on; one that starts must lock its databases, which writes.
+  throw new OperatorError('disk_read_only', `${readOnly.path} cannot be written; make it writable, then start again`)
 }
 
 interface LogSurroundings {

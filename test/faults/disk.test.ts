@@ -3,7 +3,7 @@
  * ends in a right answer or in 503 with Retry-After, reads go on, and clients that come again get all they asked for.
  * Full disks are real small filesystems; what no filesystem does on demand is done by disk-shim.c.
  */
-import { mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -13,7 +13,7 @@ import { watchDisk } from '../../server/disk.ts'
 import { type Ledger } from '../crash/ledger.ts'
 import type { Outcome } from '../crash/loader.ts'
 import { requestOf } from '../crash/requests.ts'
-import { initialise, type Stack, serve } from '../e2e/stack.ts'
+import { initialise, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { buildDiskShim, type DiskShim, readTrace } from '../support/disk-shim.ts'
 import { badAnswers, checkEverything, configure, logLines, type PatientLoad, startPatientLoad } from './loaded-stack.ts'
 import { Disk } from '../support/power-model.ts'
@@ -79,6 +79,27 @@ test('a disk without a byte, before anybody looked: what cannot be stored is ref
     await load.progress(2)
   }
   await finished(load)
+
+  // Started on a full disk it is there for readers, and for writers once there is room.
+  await stack.stop()
+  leaveFree(logsDir, 0)
+  stack = await serve(dataDir, shim.environment)
+  await expectReads()
+  expect([await status('v1'), await status('v2')]).toEqual([503, 503])
+  makeRoom(logsDir)
+  await until(async () => (await status('v1')) === 201)
+})
+
+test('a server that is started on a read-only disk says so and ends', async () => {
+  const volume = join(scratch, 'volume')
+  mountMemory(volume, '64m')
+  const copy = join(volume, 'data')
+  cpSync(dataDir, copy, { recursive: true, filter: (path) => path !== join(dataDir, 'run') && path !== logsDir })
+  mkdirSync(join(copy, 'logs'))
+  remount(volume, 'ro')
+  const said = await runChancery(['serve', '--data', copy])
+  expect([said.status, said.text]).toEqual([9, expect.stringMatching(/disk_read_only/)])
+  unmount(volume)
 })
 
 test("a full disk under the agent's state: nothing is signed, and the same agent goes on when there is room", async () => {

@@ -103,7 +103,7 @@ test(`${CUTS + WHOLE_CUTS} cuts, of which ${WHOLE_CUTS} start everything: nothin
     disk.materialise(folder, fate, draw)
     const beganMs = Date.now()
     try {
-      if (whole) await checkWhole(teller)
+      if (whole) await checkWhole(teller, { publish: number % 4 === 0 })
       else await checkAfterPowerLoss(folder, truth, teller.told())
     } catch (cause) {
       throw new Error(`${where}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause })
@@ -175,7 +175,7 @@ async function readTruth(): Promise<void> {
 }
 
 /** Server and agents with their HSM on what is left, and all that a client can ask. */
-async function checkWhole(teller: Teller): Promise<void> {
+async function checkWhole(teller: Teller, { publish }: { publish: boolean }): Promise<void> {
   const stack = await serve(dataDir)
   try {
     const known = new Set(teller.outcomes)
@@ -191,7 +191,7 @@ async function checkWhole(teller: Teller): Promise<void> {
       const response = await fetch(`${stack.endpoints.tuf}/${file}`)
       if (response.status !== 200) throw new Error(`${file} answered ${response.status}`)
     }
-    await askAdmin(join(dataDir, 'run/admin.sock'), 'publish-trust', { timeoutMs: 30_000 })
+    if (publish) await askAdmin(join(dataDir, 'run/admin.sock'), 'publish-trust', { timeoutMs: 30_000 })
   } finally {
     await stack.stop()
   }

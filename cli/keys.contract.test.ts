@@ -179,7 +179,7 @@ describe('with an agent that runs', () => {
     expect(await json('key', 'show', name, '--agent', agent)).toMatchObject({ state: 'ready' })
   })
 
-  test('the agent itself refuses to destroy a key of its configuration', async () => {
+  test('a key of a configuration that lies elsewhere is not destroyed', async () => {
     const { idHex } = await json<Made>('key', 'show', 'tsa')
     const elsewhere = join(folder, 'elsewhere')
     const socket = join(data, 'run/agent.sock')

@@ -240,6 +240,8 @@ describe('a thief of the PIN', () => {
     token: 1,
     wrap: 0x106,
     unwrap: 0x107,
+    decrypt: 0x105,
+    modifiable: 0x170,
   }
   let module: pkcs11js.PKCS11
   let session: Buffer
@@ -316,6 +318,12 @@ describe('a thief of the PIN', () => {
         { type: CKA.sensitive, value: false },
       ])
     expect(unwrap).toThrow(/KEY_FUNCTION_NOT_PERMITTED/)
+    for (const change of [CKA.unwrap, CKA.modifiable, CKA.decrypt]) {
+      for (const where of [[], [{ type: CKA.token, value: false }]]) {
+        const copy = () => module.C_CopyObject(session, kek(), [...where, { type: change, value: true }])
+        expect(copy, `copy with 0x${change.toString(16)}`).toThrow(/READ_ONLY|PROHIBITED/)
+      }
+    }
     expect(() => module.C_SetAttributeValue(session, kek(), [{ type: CKA.unwrap, value: true }])).toThrow(
       /ACTION_PROHIBITED|READ_ONLY|VENDOR_DEFINED/,
     )

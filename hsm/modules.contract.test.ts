@@ -4,7 +4,7 @@ import { createPublicKey, verify } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { verifyCheckpoint } from '#tlog'
 import { assembleCertificate, encodePem, makeIssuer, sctSignatureInput, serializeSct } from '#x509'
 import {
@@ -328,3 +328,43 @@ test('a TPM without its access broker has room for one key: the next is refused 
     rmSync(folder, { recursive: true, force: true })
   }
 })
+
+test('the p11-kit server is killed under load and started again: no request fails', async () => {
+  const running = await startP11Kit()
+  const installation = await install(running)
+  const { agent, close } = await startedOn(installation)
+  try {
+    const { spkiDer } = await agent.key('tsa')
+    const judge = createPublicKey({ key: Buffer.from(spkiDer), format: 'der', type: 'spki' })
+    const over = new AbortController()
+    let signed = 0
+    const load = Array.from({ length: 4 }, async () => {
+      while (!over.signal.aborted) {
+        const request = timestampRequest()
+        expect(verify('sha256', request.signedAttributesDer, judge, await agent.timestamp(request))).toBe(true)
+        signed++
+      }
+    })
+    for (let round = 0; round < 2; round++) {
+      const before = signed
+      await vi.waitUntil(() => signed > before + 50, { timeout: 20_000 })
+      await running.restart()
+    }
+    const before = signed
+    await vi.waitUntil(() => signed > before + 50, { timeout: 20_000 })
+    over.abort()
+    await Promise.all(load)
+    expect((await agent.status()).tokens).toMatchObject([{ breaker: 'closed', fault: '' }])
+  } finally {
+    await close()
+    installation.remove()
+    await running.stop()
+  }
+})
+
+async function startedOn(
+  installation: Installation,
+): Promise<Pick<SpawnedAgent, 'agent'> & { close: () => Promise<void> }> {
+  const spawned = await installation.start()
+  return { agent: spawned.agent, close: async () => await spawned.close() }
+}

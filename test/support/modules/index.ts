@@ -133,25 +133,39 @@ async function tpmModule(
 }
 
 /** SoftHSM in another process, as a PKCS#11 server on a unix socket: what a remote or forwarded token looks like. */
-export async function startP11Kit(): Promise<RunningModule & { readonly server: ChildProcess }> {
+export async function startP11Kit(): Promise<RunningModule & { restart(): Promise<void> }> {
   const behind = await startSoftHsm()
   const socket = join(behind.folder, 'p11.sock')
-  const server = spawn(
-    'p11-kit',
-    ['server', '--foreground', '--provider', behind.module.modulePath, '-n', socket, 'pkcs11:token=online'],
-    { stdio: 'ignore', env: { ...process.env, ...behind.module.moduleEnvironment } },
-  )
-  await until(() => existsSync(socket))
+  const serve = async (): Promise<ChildProcess> => {
+    const child = spawn(
+      'p11-kit',
+      ['server', '--foreground', '--provider', behind.module.modulePath, '-n', socket, 'pkcs11:token=online'],
+      // A group of its own: each connection has a child of the server's, which must go with it.
+      { stdio: 'ignore', detached: true, env: { ...process.env, ...behind.module.moduleEnvironment } },
+    )
+    await until(() => existsSync(socket))
+    return child
+  }
+  let server = await serve()
+  const end = async () => {
+    const gone = new Promise((resolve) => server.once('exit', resolve))
+    if (server.pid !== undefined) process.kill(-server.pid, 'SIGKILL')
+    await gone
+    rmSync(socket, { force: true })
+  }
   return {
     folder: behind.folder,
-    server,
     module: {
       modulePath: library('pkcs11/p11-kit-client.so'),
       moduleEnvironment: { P11_KIT_SERVER_ADDRESS: `unix:path=${socket}` },
     },
     token: behind.token,
+    restart: async () => {
+      await end()
+      server = await serve()
+    },
     stop: async () => {
-      await ended(server)
+      await end()
       remove(behind.folder)
     },
   }

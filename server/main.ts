@@ -3,10 +3,11 @@
  * takes them down in reverse. A fault while starting takes down what had started.
  */
 
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createHash } from 'node:crypto'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve as resolvePath } from 'node:path'
 import type { Logger } from 'pino'
+import { parse as parseYaml } from 'yaml'
 import { Alarms, OperatorError } from '#alarms'
 import { type Authority, caSection, createAuthority } from '#ca'
 import { connectAgent, connectRoleAgents, type SigningAgent, spawnAgent } from '#hsm'
@@ -197,17 +198,39 @@ async function openAgent(loaded: LoadedConfig, logger: Logger): Promise<SigningA
   return (await spawnAgent({ configPath: loaded.resolve(agent.spawn), logger, deadlineMs })).agent
 }
 
-/** The volumes of everything that is written here; of the agent's state only where the agent is a child of ours. */
-async function openDisk({ config, dataDir, resolve }: LoadedConfig, alarms: Alarms): Promise<WatchedDisk> {
-  const folders = new Set([dataDir, ...config.logs.map(({ database }) => dirname(resolve(database)))])
-  for (const folder of folders) mkdirSync(folder, { recursive: true, mode: 0o700 })
-  if ('spawn' in config.agent) folders.add(dirname(resolve(config.agent.spawn)))
+/**
+ * The volumes of what is written here, which need not be that of the configuration; the agent's state too where the
+ * agent is a child of ours.
+ */
+async function openDisk({ config, resolve }: LoadedConfig, alarms: Alarms): Promise<WatchedDisk> {
+  const folders = new Set(config.logs.map(({ database }) => dirname(resolve(database))))
+  if (config.trustRoot !== undefined) folders.add(resolve(config.trustRoot.folder))
+  try {
+    for (const folder of folders) mkdirSync(folder, { recursive: true, mode: 0o700 })
+  } catch {
+    // The look below says what is wrong with it.
+  }
+  if ('spawn' in config.agent) {
+    const state = stateFolderOf(resolve(config.agent.spawn))
+    if (state !== undefined && existsSync(state)) folders.add(state)
+  }
   const disk = await watchDisk([...folders], config.disk ?? {}, alarms)
   const readOnly = disk.volumes().find(({ state }) => state === 'read_only')
   if (readOnly === undefined) return disk
   disk.close()
   // A running server reads on; one that starts must lock its databases, which writes.
   throw new OperatorError('disk_read_only', `${readOnly.path} cannot be written; make it writable, then start again`)
+}
+
+/** Where an agent's configuration puts its state; a fault in it is for the agent to tell. */
+function stateFolderOf(agentFile: string): string | undefined {
+  try {
+    const found: unknown = parseYaml(readFileSync(agentFile, 'utf8'))
+    const state = typeof found === 'object' && found !== null && 'state' in found ? found.state : undefined
+    return typeof state === 'string' ? resolvePath(dirname(agentFile), state) : undefined
+  } catch {
+    return undefined
+  }
 }
 
 interface LogSurroundings {

@@ -32,7 +32,7 @@ beforeAll(async () => {
   mountMemory(scratch)
   await initialise(dataDir)
   mountMemory(logsDir, '96m')
-  mountMemory(stateDir, '24m')
+  mountMemory(stateDir, '96m')
   shim = buildDiskShim(scratch, { folders: [dataDir] })
   configure(dataDir, 'chancery.yaml', {
     disk: { refuseUploadsBelow: '40MiB', refuseIssuanceBelow: '20MiB', slowSeconds: 0.3 },

@@ -291,8 +291,8 @@ class Backup {
       const { spkiDer } = await agent.key(name)
       const held = wrapped.has(hex(spkiDer))
       if (!held) {
-        const why = keyBackup?.notWrapped[name] ?? 'it cannot leave its HSM here'
-        this.leftOut.push(`key ${name}: ${why}; its copy is a second token or the HSM's own backup`)
+        const why = keyBackup?.notWrapped[name] ?? `key ${name} cannot leave its HSM from here`
+        this.leftOut.push(`${why}; its copy is a second token or the HSM's own backup`)
       }
       const spkiSha256 = createHash('sha256').update(spkiDer).digest('hex')
       described.push({ name, spkiSha256, backup: held ? path : '' })

@@ -1,6 +1,7 @@
 /** What the commands of tokens and keys share: options, a table, a question, a secret from a file. */
 import { readFileSync, statSync } from 'node:fs'
 import { createInterface } from 'node:readline/promises'
+import { Writable } from 'node:stream'
 import type { Command } from 'commander'
 import { OperatorError } from '#alarms'
 
@@ -33,6 +34,20 @@ export function table(heading: readonly string[], rows: readonly (readonly strin
   return `${[heading, ...rows].map(line).join('\n')}\n`
 }
 
+/** Prose in lines of at most 80 characters, each indented by two; a word that is longer stays whole. */
+export function wrapped(prose: string): string[] {
+  const lines: string[] = []
+  let line = ''
+  for (const word of prose.split(/\s+/)) {
+    if (line !== '' && line.length + word.length > 76) {
+      lines.push(line)
+      line = ''
+    }
+    line = line === '' ? word : `${line} ${word}`
+  }
+  return [...lines, line].map((each) => `  ${each}`)
+}
+
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, undefined, 2)}\n`)
 }
@@ -49,6 +64,27 @@ export async function confirmed(question: string, given: boolean | undefined): P
     if (answer.trim() === 'yes') return
   }
   throw new OperatorError('confirmation_needed', 'nothing was done; add --confirm to do it')
+}
+
+/** A PIN typed twice at a terminal, not shown. Throws `confirmation_needed` where nobody sits. */
+export async function askedPin(what: string): Promise<string> {
+  if (!process.stdin.isTTY || !process.stderr.isTTY) {
+    throw new OperatorError('confirmation_needed', `nobody is at a terminal to type the ${what}; give it in a file`)
+  }
+  // Echoes nothing: whatever readline writes of the line goes nowhere.
+  const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() })
+  const terminal = createInterface({ input: process.stdin, output: nowhere, terminal: true })
+  try {
+    process.stderr.write(`${what}: `)
+    const first = await terminal.question('')
+    process.stderr.write(`\n${what}, again: `)
+    const second = await terminal.question('')
+    process.stderr.write('\n')
+    if (first === '' || first !== second) throw new OperatorError('confirmation_needed', `the two ${what}s differ`)
+    return first
+  } finally {
+    terminal.close()
+  }
 }
 
 /** One line of a file of mode 0600; for PINs. Throws `pin_file_mode`. */

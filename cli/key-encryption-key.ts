@@ -17,19 +17,20 @@ export function registerKek(key: Command): void {
     .addHelpText(
       'after',
       `
-A backup is worth something if a second token can unwrap it. Both tokens have the same
-key-encryption key; each security officer declares it trusted, so that no one with a
-PIN alone can wrap keys under a key of his own. It travels under the receiving token's
-RSA key. These commands log in as security officer (--so-pin-file; default: beside the
-PIN file, .so-pin) in a process of their own; the agent never sees that PIN.
+A backup is worth something if a second token can unwrap it. Both tokens have
+the same key-encryption key; each security officer declares it trusted, so
+that no one with a PIN alone can wrap keys under a key of his own. It travels
+under the receiving token's RSA key. These commands log in as security officer
+(--so-pin-file; default: beside the PIN file, .so-pin) in a process of their
+own; the agent never sees that PIN.
 
-  chancery key kek init online --data ./data
-  chancery key kek request recovery --data ./data --out request.json
-  chancery key kek share online --data ./data --for request.json --out share.json
-  chancery key kek accept recovery --data ./data --from share.json
+  chancery key kek init online
+  chancery key kek request recovery --out request.json
+  chancery key kek share online --for request.json --out share.json
+  chancery key kek accept recovery --from share.json
 
-The token that made it wraps and does not unwrap: restore on one that accepted it.
-More: docs/decisions/0020-wrapped-backup.md
+The token that made it wraps and does not unwrap: restore on one that accepted
+it. More: docs/decisions/0020-wrapped-backup.md
 `,
     )
   officerOptions(kek.command('init <token>').summary('make a key-encryption key on a token')).action(init)

@@ -4,7 +4,7 @@ import { resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import type { AdminAgent, KeyKind, KeyRecord, RestoredKey } from '#hsm'
 import type { JudgedObject } from '#lifecycle'
-import { type AgentOptions, agentOptions, confirmed, printJson, reachOf, table } from './agent-options.ts'
+import { type AgentOptions, agentOptions, confirmed, printJson, reachOf, table, wrapped } from './agent-options.ts'
 import { registerKek } from './key-encryption-key.ts'
 import { registerRaiseCap } from './raise-cap.ts'
 
@@ -15,12 +15,13 @@ export function register(program: Command): void {
     .addHelpText(
       'after',
       `
-A running server's agent is asked through its socket; otherwise one is started for
-the moment (--agent root: the root token's). NAME is a key's name in agent.yaml, the
-label on its token, or its id in hex.
+A running server's agent is asked through its socket; otherwise one is started
+for the moment (--agent root: the root token's). NAME is a key's name in
+agent.yaml, the label on its token, or its id in hex.
 
-Exit status: 0 done, 2 no such agent, 3 another agent holds the state, 4 a PIN or
-a latch, 5 the HSM is away, 6 refused, 7 needs --confirm, 8 a damaged backup.
+Exit status: 0 done, 2 no such agent, 3 another agent holds the state, 4 a PIN
+or a latch, 5 the HSM is away, 6 refused, 7 needs --confirm, 8 a damaged
+backup.
 
 Examples:
   chancery key ls --data ./data
@@ -136,7 +137,8 @@ async function list(options: ListOptions): Promise<void> {
   ])
   process.stdout.write(table(['KEY', 'KIND', 'TOKEN', 'STATE', 'USES', 'PURPOSES'], rows))
   for (const { name, latched, fault } of keys) {
-    if (latched !== '' || fault !== '') process.stdout.write(`${name}: ${latched || fault}\n`)
+    if (latched === '' && fault === '') continue
+    process.stdout.write(`${[`\n${name}:`, ...wrapped(latched || fault)].join('\n')}\n`)
   }
   if (options.role !== undefined) return
   if (others.length > 0) process.stdout.write(`\nIn no configuration:\n${table(heading, others.map(rowOf))}`)
@@ -284,10 +286,10 @@ function registerGenerate(key: Command): void {
     .addHelpText(
       'after',
       `
-The pair signs and does nothing else; its attributes are read back, and a key that is
-otherwise is destroyed. What is printed goes into agent.yaml, with purposes; then:
-chancery serve is started again, or the agent reads its configuration anew.
-Without --backup the key dies with its token.
+The pair signs and does nothing else; its attributes are read back, and a key
+that is otherwise is destroyed. What is printed goes into agent.yaml, with
+purposes; then: chancery serve is started again, or the agent reads its
+configuration anew. Without --backup the key dies with its token.
 
 Examples:
   chancery key gen ct-2027 --data ./data
@@ -345,9 +347,9 @@ function registerDestroy(key: Command): void {
     .addHelpText(
       'after',
       `
-Every object with that id goes, and nothing brings a key back that was not backed up.
-A key that any agent.yaml of the data folder names is refused. The account has a line
-of it.
+Every object with that id goes, and nothing brings a key back that was not
+backed up. A key that any agent.yaml of the data folder names is refused. The
+account has a line of it.
 
 Examples:
   chancery key ls --orphans
@@ -406,9 +408,10 @@ function registerUnlatch(key: Command): void {
     .addHelpText(
       'after',
       `
-A log's key is latched when somebody asked for a signature that would fork the log:
-read docs/runbook.md#fork_refused first. A latch that is lifted without its cause
-being gone comes back with the next request. A token's latch: chancery token unlatch.
+A log's key is latched when somebody asked for a signature that would fork the
+log: read docs/runbook.md#fork_refused first. A latch that is lifted without
+its cause being gone comes back with the next request. A token's latch:
+chancery token unlatch.
 
 Example:
   chancery key unlatch rekor-v2 --data ./data --confirm
@@ -445,11 +448,13 @@ function registerBackup(key: Command): void {
     .addHelpText(
       'after',
       `
-Only keys that were made with --backup, on a token with a key-encryption key (key kek).
-A thief needs this file, a token with the same key-encryption key, and its PIN.
-Without names: all; those that cannot be wrapped are listed with their reason.
+Only keys that were made with --backup, on a token with a key-encryption key
+(key kek). A thief needs this file, a token with the same key-encryption key,
+and its PIN. Without names: all; those that cannot be wrapped are listed with
+their reason.
 
-Exit status: 0 all of the named were wrapped (or at least one, without names), 6 not.
+Exit status: 0 all of the named were wrapped (or at least one, without names),
+6 not.
 
 Examples:
   chancery key backup --out keys.json --data ./data
@@ -505,14 +510,15 @@ function registerRestore(key: Command): void {
     .addHelpText(
       'after',
       `
-The token needs the key-encryption key of the backup (key kek). Each key has signed,
-and its signature verified under the public key in the backup, before it counts as
-restored. Run again it goes on where it stopped. Id and label stay, so that agent.yaml
-needs a new uri only where the token's label is another.
+The token needs the key-encryption key of the backup (key kek). Each key has
+signed, and its signature verified under the public key in the backup, before
+it counts as restored. Run again it goes on where it stopped. Id and label
+stay, so that agent.yaml needs a new uri only where the token's label is
+another.
 
 Examples:
   chancery key restore --from keys.json --token recovery --data ./data --dry-run
-  chancery key restore issuing-ca --from keys.json --token recovery --data ./data
+  chancery key restore issuing-ca --from keys.json --token recovery
 `,
     )
     .action(restore)

@@ -79,9 +79,21 @@ function pkcs11Tool(...words: string[]): void {
   )
 }
 
+function need<T>(value: T | undefined): T {
+  if (value === undefined) throw new TypeError('a value is missing')
+  return value
+}
+
 interface Made {
   readonly idHex: string
 }
+
+test('a folder too deep for sockets is told before anything is made', async () => {
+  const deep = join(folder, 'x'.repeat(90))
+  const { status, stderr } = await chancery('init', '--ports', 'auto', '--data', deep)
+  expect([status, existsSync(deep)]).toEqual([1, false])
+  expect(stderr).toContain('too long for a unix socket; choose a shorter folder with --data')
+})
 
 describe('without an agent that runs', () => {
   test('one is started for the moment, of the root token too', async () => {
@@ -198,6 +210,22 @@ describe('with an agent that runs', () => {
       'stranger: unknown secret key',
     ])
     expect((await chancery('key', 'destroy', idHex, '--confirm')).status).toBe(0)
+  })
+
+  test('a log that was asked to fork is latched, and lifted by hand', async () => {
+    const { agent } = need(running)
+    const origin = 'rekor-v2.cli.test'
+    const head = { key: 'rekor-v2', origin, size: 1, timestampMs: Date.now(), consistencyProof: [] }
+    await agent.treeHead({ ...head, rootHash: Buffer.alloc(32, 1) })
+    await expect(agent.treeHead({ ...head, rootHash: Buffer.alloc(32, 2) })).rejects.toThrow()
+    expect(await screen('key', 'ls', '--role', 'log')).toMatch(/^rekor-v2 +P-256 +online +LATCHED/m)
+    expect(await chancery('key', 'unlatch', 'rekor-v2')).toMatchObject({
+      status: 7,
+      stderr: expect.stringMatching(/^origin:rekor-v2\.cli\.test since 20[^]*#confirmation_needed/),
+    })
+    expect(await screen('key', 'unlatch', 'rekor-v2', '--confirm')).toBe(`lifted: origin:${origin}\n`)
+    await agent.treeHead({ ...head, rootHash: Buffer.alloc(32, 1) })
+    expect((await chancery('key', 'unlatch', 'nobody', '--confirm')).status).toBe(6)
   })
 
   test('a PIN is changed; a wrong one latches and is lifted by hand', async () => {

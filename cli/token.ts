@@ -4,7 +4,17 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { randomBytes } from 'node:crypto'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { TokenDetails } from '#hsm'
-import { type AgentOptions, agentOptions, confirmed, printJson, reachOf, secretIn, table } from './agent-options.ts'
+import {
+  type AgentOptions,
+  agentOptions,
+  askedPin,
+  confirmed,
+  printJson,
+  reachOf,
+  secretIn,
+  table,
+  wrapped,
+} from './agent-options.ts'
 
 export function register(program: Command): void {
   const token = program
@@ -13,11 +23,11 @@ export function register(program: Command): void {
     .addHelpText(
       'after',
       `
-A running server's agent is asked through its socket; otherwise one is started for
-the moment. No PIN is ever an argument: they lie in files of mode 0600.
+A running server's agent is asked through its socket; otherwise one is started
+for the moment. No PIN is ever an argument: they lie in files of mode 0600.
 
-Exit status: 0 done, 2 no such agent, 3 another agent holds the state, 4 a PIN or
-a latch, 5 the HSM is away, 6 refused, 7 needs --confirm.
+Exit status: 0 done, 2 no such agent, 3 another agent holds the state, 4 a PIN
+or a latch, 5 the HSM is away, 6 refused, 7 needs --confirm.
 
 Examples:
   chancery token ls --data ./data
@@ -35,9 +45,10 @@ Examples:
     .addHelpText(
       'after',
       `
-A token that refused its PIN is latched: the agent never tries again by itself, since
-a few more attempts lock the token. Put the right PIN into its PIN file first; this
-command spends one more attempt. A key's latch: chancery key unlatch.
+A token that refused its PIN is latched: the agent never tries again by
+itself, since a few more attempts lock the token. Put the right PIN into its
+PIN file first; this command spends one more attempt. A key's latch: chancery
+key unlatch.
 
 Example:
   chancery token unlatch online --data ./data --confirm
@@ -73,7 +84,7 @@ export function tokensScreen(tokens: readonly ListedToken[]): string {
     sessionsOf(token),
     token.label,
   ])
-  const details = tokens.map((token) => [`${token.name}:`, ...detailsOf(token).map((line) => `  ${line}`)].join('\n'))
+  const details = tokens.map((token) => [`${token.name}:`, ...detailsOf(token).flatMap(wrapped)].join('\n'))
   return `${[table(['TOKEN', 'STATE', 'OBJECTS', 'SESSIONS', 'LABEL'], rows).trimEnd(), ...details].join('\n\n')}\n`
 }
 
@@ -104,6 +115,7 @@ function detailsOf(token: TokenDetails): string[] {
 interface InitOptions extends AgentOptions {
   readonly pinFile?: string
   readonly soPinFile?: string
+  readonly ask?: boolean
   readonly name?: string
   readonly add?: boolean
   readonly confirm?: boolean
@@ -118,6 +130,7 @@ function registerInit(token: Command): void {
   )
     .option('--pin-file <file>', 'file for its PIN; made with a random one if it is not there')
     .option('--so-pin-file <file>', "file for the security officer's PIN; the same")
+    .option('--ask', 'ask at the terminal for a PIN whose file is not there')
     .option('--name <name>', 'its name in agent.yaml (default: the label)')
     .option('--add', 'add it to agent.yaml; the agent takes it up when it is started again')
     .option('--confirm', 'make it; without this only what would be done is told')
@@ -125,9 +138,9 @@ function registerInit(token: Command): void {
     .addHelpText(
       'after',
       `
-The module is that of the agent (--agent). PIN files get mode 0600 and are written
-before the token has the PINs. Keep the security officer's PIN elsewhere than the
-token: with it keys can be given to other tokens.
+The module is that of the agent (--agent). PIN files get mode 0600 and are
+written before the token has the PINs. Keep the security officer's PIN
+elsewhere than the token: with it keys can be given to other tokens.
 
 Examples:
   chancery token init recovery --data ./data
@@ -172,7 +185,11 @@ async function initialize(label: string, options: InitOptions): Promise<void> {
     }
     return
   }
-  for (const path of [soPinFile, pinFile]) ensurePinFile(path)
+  const wanted = [
+    { path: soPinFile, what: "security officer's PIN" },
+    { path: pinFile, what: 'PIN' },
+  ]
+  for (const { path, what } of wanted) await ensurePinFile(path, what, options.ask === true)
   const { initializeToken } = await import('#hsm/officer')
   const { modulePath, softhsmConf } = file
   const { serial } = await initializeToken({ modulePath, softhsmConf, pinFile, soPinFile }, label).catch((error) => {
@@ -194,10 +211,11 @@ async function initialize(label: string, options: InitOptions): Promise<void> {
   )
 }
 
-/** Random unless it is there; a file that others may read is refused before anything is made. */
-function ensurePinFile(path: string): void {
+/** As it is there, typed, or random; a file that others may read is refused before anything is made. */
+async function ensurePinFile(path: string, what: string, ask: boolean): Promise<void> {
   if (existsSync(path)) return void secretIn(path)
-  writeFileSync(path, `${randomBytes(18).toString('base64url')}\n`, { mode: 0o600, flag: 'wx', flush: true })
+  const pin = ask ? await askedPin(what) : randomBytes(18).toString('base64url')
+  writeFileSync(path, `${pin}\n`, { mode: 0o600, flag: 'wx', flush: true })
   // The name as well: a PIN that is lost with the power takes the token's keys with it.
   const folder = openSync(dirname(path), 'r')
   fsyncSync(folder)
@@ -215,6 +233,7 @@ async function addToken(path: string, name: string, entry: object): Promise<void
 }
 
 interface RotateOptions extends AgentOptions {
+  readonly ask?: boolean
   readonly newPinFile?: string
 }
 
@@ -222,11 +241,13 @@ function registerPin(token: Command): void {
   const pin = token.command('pin').summary("change a token's PIN")
   agentOptions(pin.command('rotate <token>').summary('give the token a new PIN and put it into the PIN file'))
     .option('--new-pin-file <file>', 'take the new PIN from this file, mode 0600 (default: a random one)')
+    .addOption(new Option('--ask', 'ask for the new PIN at the terminal').conflicts('newPinFile'))
     .addHelpText(
       'after',
       `
-Safe to interrupt at any point; run it again and it completes what it began. Signing
-waits for less than a second. The agent must be able to write beside the PIN file.
+Safe to interrupt at any point; run it again and it completes what it began.
+Signing waits for less than a second. The agent must be able to write beside
+the PIN file.
 
 Example:
   chancery token pin rotate online --data ./data
@@ -237,7 +258,8 @@ Example:
 
 async function rotate(name: string, options: RotateOptions): Promise<void> {
   const { withAdminAgent } = await import('#lifecycle')
-  const newPin = options.newPinFile === undefined ? undefined : secretIn(options.newPinFile)
+  const fromFile = options.newPinFile === undefined ? undefined : secretIn(options.newPinFile)
+  const newPin = options.ask === true ? await askedPin('new PIN') : fromFile
   const { resumed } = await withAdminAgent(reachOf(options), (admin) =>
     admin.rotatePin({ token: name, ...(newPin === undefined ? {} : { newPin }) }),
   )

@@ -32,7 +32,7 @@ import {
 } from './possession.ts'
 
 export interface AuthorityOptions {
-  readonly agent: SigningAgent
+  readonly agent: Pick<SigningAgent, 'key' | 'certificate'>
   /** The agent's name of the issuing key. */
   readonly key: string
   /** DER: the issuing certificate, intermediates, the root. */
@@ -125,7 +125,7 @@ export async function createAuthority(options: AuthorityOptions): Promise<Author
 
 /** What every issuance needs. */
 interface Office {
-  readonly agent: SigningAgent
+  readonly agent: Pick<SigningAgent, 'key' | 'certificate'>
   readonly key: string
   readonly ctLog: CtLog
   readonly log: { readonly key: PublicKey; readonly id: Uint8Array }

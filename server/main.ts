@@ -33,6 +33,7 @@ import { decodePem } from '#x509'
 import { listenAdmin } from './admin.ts'
 import { type Anchors, isWitnessed, startAnchors } from './anchors.ts'
 import { backupVerb, watchBackupAge } from './backup.ts'
+import { type IssuingAgent, tellOfCap } from './cap-alarm.ts'
 import { type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { type WatchedDisk, watchDisk } from './disk.ts'
@@ -158,7 +159,7 @@ async function openParts(
   )
   const anchors = await startAnchors({ loaded, logs, agent, alarms, logger })
   closers.push(async () => await anchors.close())
-  const authority = await openAuthority(loaded, { agent, clock, disk, logs, issuers })
+  const authority = await openAuthority(loaded, { agent: tellOfCap(agent, alarms), clock, disk, logs, issuers })
   const timestamp = await openTimestampAuthority(loaded, { agent, clock })
   const trustRoot = await openConfiguredTrustRoot(loaded, { agent, logger })
   if (trustRoot !== undefined) closers.push(async () => await trustRoot.close())
@@ -280,7 +281,7 @@ async function openAuthority(
     disk,
     logs,
     issuers,
-  }: Pick<Parts, 'agent' | 'clock' | 'disk' | 'logs'> & { issuers: readonly IssuerPolicy[] },
+  }: Pick<Parts, 'clock' | 'disk' | 'logs'> & { agent: IssuingAgent; issuers: readonly IssuerPolicy[] },
 ): Promise<Authority | undefined> {
   const { ca } = loaded.config
   if (ca === undefined) return undefined

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { Alarms } from '#alarms'
+import { parseConfig } from './config.ts'
 import { parseLevel, watchDisk, type WatchedDisk } from './disk.ts'
 
 describe('a level', () => {
@@ -17,6 +18,33 @@ describe('a level', () => {
 
   test.each(['', '5', '-5%', '51%', '100MB', '5 % of it', 'MiB', '1e3B', '5%%'])('%j is none', (text) => {
     expect(parseLevel(text)).toBeUndefined()
+  })
+})
+
+describe('the configuration', () => {
+  const text = (disk: string) => `profile: development
+domain: test.example
+agent: { spawn: agent.yaml }
+admin: { socket: run/admin.sock }
+disk: ${disk}`
+
+  test('takes sizes and shares', () => {
+    const { disk } = parseConfig(text('{ refuseUploadsBelow: 10%, refuseIssuanceBelow: 1GiB, slowSeconds: 5 }'), 'x')
+    expect(disk).toEqual({
+      refuseUploadsBelow: { percent: 10 },
+      refuseIssuanceBelow: { bytes: 1024 ** 3 },
+      slowSeconds: 5,
+    })
+  })
+
+  test.each([
+    ['{ refuseUploadsBelow: 5 apples }', /512MiB or 2GiB/],
+    ['{ refuseUploadsBelow: 90% }', /512MiB or 2GiB/],
+    ['{ refuseUploadsBelow: 1000 }', /refuseUploadsBelow/],
+    ['{ slowSeconds: 0 }', /slowSeconds/],
+    ['{ refuseReadsBelow: 1% }', /refuseReadsBelow/],
+  ])('refuses %s', (disk, message) => {
+    expect(() => parseConfig(text(disk), 'x')).toThrow(message)
   })
 })
 

@@ -22,6 +22,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { restore, verifyBackup } from '#lifecycle'
 import { askAdmin } from '#server'
 import type { Ledger } from '../crash/ledger.ts'
+import { client } from '../e2e/clients.ts'
 import { succeeded } from '../e2e/run.ts'
 import { initialise, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { checkEverything, configure, startPatientLoad } from './loaded-stack.ts'
@@ -184,6 +185,7 @@ describe('the disk is lost and the agent is alive', () => {
     ledgers.push((await load.finish()).ledger)
     await askAdmin(join(dataDir, 'run/admin.sock'), 'publish-trust', { timeoutMs: 30_000 })
     await signArtifact('after')
+    await rekorCliSeesGrowth()
     copy = await copyPublished(stack.endpoints)
     await stack.stop()
     loseDisk(lost)
@@ -244,7 +246,9 @@ describe('the disk is lost and the agent is alive', () => {
   test('everything that clients hold still verifies, and the server goes on', async () => {
     await checkEverything(stack, ledgers, { acknowledged: [], unanswered: [], heads: [], timestamps: [] }, 1)
     for (const name of ['before', 'after']) await verifyArtifact(name)
+    await rekorCliSeesGrowth()
     await signArtifact('restored')
+    for (const name of ['before', 'after', 'restored']) await cosignVerifies(name)
     const load = await startPatientLoad(stack, join(scratch, 'load-3'))
     await load.progress(5)
     const { ledger } = await load.finish()
@@ -410,6 +414,29 @@ async function signArtifact(name: string): Promise<void> {
     heads: [],
     timestamps: [],
   })
+}
+
+/** rekor-cli remembers the last checkpoint that it saw and asks for a proof of growth from it. */
+async function rekorCliSeesGrowth(): Promise<void> {
+  const HOME = join(scratch, 'rekor-home')
+  mkdirSync(HOME, { recursive: true })
+  const { rekorV1 } = stack.endpoints
+  succeeded(await client('rekor-cli', ['--rekor_server', rekorV1, '--format', 'json', 'loginfo'], { env: { HOME } }))
+}
+
+/** cosign, from files alone: what it was given once stays good. */
+async function cosignVerifies(name: string): Promise<void> {
+  const trustedRoot = join(scratch, 'trusted_root.json')
+  writeFileSync(trustedRoot, await (await fetch(`${stack.endpoints.tuf}/trusted_root.json`)).text())
+  const file = join(scratch, `${name}.txt`)
+  const who = ['--certificate-identity', EMAIL, '--certificate-oidc-issuer', stack.endpoints.oidc]
+  succeeded(
+    await client('cosign3', [
+      'verify-blob',
+      ['--bundle', `${file}.sigstore.json`, '--trusted-root', trustedRoot, '--use-signed-timestamps'],
+      [...who, file],
+    ]),
+  )
 }
 
 async function verifyArtifact(name: string): Promise<void> {

@@ -15,6 +15,10 @@ export async function submit(log: Log, chain: CheckedChain): Promise<Uint8Array>
   const { index } = await log.add(pendingEntry(chain))
   const entry = await log.entry(index)
   if (entry === undefined) throw new LogError('unavailable', `entry ${index} was sealed and cannot be read`)
+  // Rolled forward from a copy of the log (docs/backup.md), and too old for the agent to sign it once more.
+  if (entry.entrySignature.length === 0) {
+    throw new LogError('unavailable', `the SCT of entry ${index} was lost with a database; the certificate has it`)
+  }
   // Times are read from the leaf: what was hashed is what is promised.
   const { timestampMs } = parseLeaf(entry.leaf)
   return serializeSct({ logId: log.logId, timestampMs, extensions: NO_EXTENSIONS, signatureDer: entry.entrySignature })

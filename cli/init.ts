@@ -1,7 +1,8 @@
 /** `chancery init`: makes tokens, keys, certificates, configuration and trust root under one data folder. */
 
 import { resolve } from 'node:path'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
+import type { KeyKind } from '#hsm'
 
 export function register(program: Command): void {
   program
@@ -12,6 +13,11 @@ export function register(program: Command): void {
     .option('--host <address>', 'address or name that clients dial', '127.0.0.1')
     .option('--listen-host <address>', 'address that every service binds (default: that of --host)')
     .option('--ports <choice>', 'usual, or auto for free ones', 'usual')
+    .addOption(
+      new Option('--key <name=kind>', 'another kind for root-ca, issuing-ca (P-384, rsa-3072, …) or a TUF key')
+        .argParser((value: string, before: readonly string[]) => [...before, value])
+        .default([], 'usual kinds'),
+    )
     .option('--if-missing', 'leave an installation that is there as it is, and end well')
     .addHelpText(
       'after',
@@ -27,11 +33,20 @@ interface InitOptions {
   readonly listenHost?: string
   readonly ports: string
   readonly ifMissing?: boolean
+  readonly key: readonly string[]
 }
 
 async function make(options: InitOptions): Promise<void> {
-  const { createInstallation, defaultPorts, freePorts, InstallationError, isInstallation, newTreeId, takenPorts } =
-    await import('#lifecycle')
+  const {
+    CHOSEN_KINDS,
+    createInstallation,
+    defaultPorts,
+    freePorts,
+    InstallationError,
+    isInstallation,
+    newTreeId,
+    takenPorts,
+  } = await import('#lifecycle')
   const { domain, host, listenHost = host } = options
   if (options.ports !== 'usual' && options.ports !== 'auto')
     throw new InstallationError('bad_choice', '--ports takes usual or auto')
@@ -40,6 +55,17 @@ async function make(options: InitOptions): Promise<void> {
   for (const address of [host, listenHost]) {
     if (!hostOfUrl.test(address))
       throw new InstallationError('bad_choice', `${address} is neither an IPv4 address nor a host name`)
+  }
+  const keyKinds: Record<string, KeyKind> = {}
+  for (const choice of options.key) {
+    const [name = '', wanted] = choice.split('=')
+    const offered = Object.hasOwn(CHOSEN_KINDS, name) ? CHOSEN_KINDS[name] : undefined
+    const kind = offered?.find((each) => each === wanted)
+    if (kind === undefined) {
+      const names = Object.keys(CHOSEN_KINDS).join(', ')
+      throw new InstallationError('bad_choice', `--key ${choice}: ${offered?.join(', ') ?? `names are ${names}`}`)
+    }
+    keyKinds[name] = kind
   }
   const dataDir = resolve(options.data)
   if (options.ifMissing === true && isInstallation(dataDir)) {
@@ -57,7 +83,7 @@ async function make(options: InitOptions): Promise<void> {
   const started = performance.now()
   await createInstallation(
     dataDir,
-    { profile: 'development', domain, host, listenHost, ports, treeId: newTreeId() },
+    { profile: 'development', domain, host, listenHost, ports, treeId: newTreeId(), keyKinds },
     (step) => process.stderr.write(`  ${step}\n`),
   )
   const seconds = ((performance.now() - started) / 1000).toFixed(1)

@@ -1,5 +1,5 @@
 /** What happens to an installation as a whole: its making; later its rotations and backups. */
-export { createInstallation, InstallationError, isInstallation, newTreeId } from './installation.ts'
+export { CHOSEN_KINDS, createInstallation, InstallationError, isInstallation, newTreeId } from './installation.ts'
 export { backUp, type BackupSources, type BackupStep, type FinishedBackup } from './backup.ts'
 export { type BackupManifest, readManifest } from './backup-manifest.ts'
 export { restore, type RestoreOptions, type Restored, type RestoreStep, verifyBackup } from './restore.ts'

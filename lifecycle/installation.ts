@@ -8,7 +8,15 @@ import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { stringify } from 'yaml'
-import { type AdminAgent, type GeneratedKey, type KeyKind, type KeyPurpose, type SigningAgent, spawnAgent } from '#hsm'
+import {
+  type AdminAgent,
+  type GeneratedKey,
+  KINDS_OF,
+  type KeyKind,
+  type KeyPurpose,
+  type SigningAgent,
+  spawnAgent,
+} from '#hsm'
 import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
 import { createSoftTokens, type SoftTokens } from '#hsm/softhsm'
 import { witnessOrigin } from '#tlog'
@@ -49,6 +57,14 @@ const keyPlans: readonly KeyPlan[] = [
   { name: 'tuf-online', token: 'online', kind: 'P-256' },
 ]
 
+/** Keys whose kind can be chosen when an installation is made; clients take one kind for the others. */
+export const CHOSEN_KINDS: Readonly<Record<string, readonly KeyKind[]>> = {
+  'root-ca': KINDS_OF.caCertificate,
+  'issuing-ca': KINDS_OF.certificate,
+  'tuf-root': KINDS_OF.tuf,
+  'tuf-online': KINDS_OF.tuf,
+}
+
 const tokenLabels = { root: 'chancery-root', online: 'chancery-online' } as const
 
 /** Written first and removed last: a folder that has it was never finished. */
@@ -72,7 +88,7 @@ export async function createInstallation(
   })
 
   onStep(`${keyPlans.length} keys, generated in the tokens`)
-  const keys = await generateKeys(dataDir, tokens)
+  const keys = await generateKeys(dataDir, tokens, choices.keyKinds)
   writeAgentConfig(dataDir, 'root', agentConfig(tokens, 'root', rootKeys(keys)))
 
   onStep('certificates: root CA, issuing CA, timestamp authority')
@@ -142,7 +158,11 @@ function prepareFolder(dataDir: string): void {
 
 type Keys = ReadonlyMap<string, GeneratedKey>
 
-async function generateKeys(dataDir: string, tokens: SoftTokens): Promise<Keys> {
+async function generateKeys(
+  dataDir: string,
+  tokens: SoftTokens,
+  kinds: InstallationChoices['keyKinds'] = {},
+): Promise<Keys> {
   const both = {
     ...agentConfig(tokens, 'root', {}),
     state: 'ceremony',
@@ -151,7 +171,9 @@ async function generateKeys(dataDir: string, tokens: SoftTokens): Promise<Keys> 
   writeAgentConfig(dataDir, 'ceremony', { ...both, adminWhenSpawned: true })
   const keys = await withAdmin(dataDir, 'ceremony', async (admin) => {
     const made = new Map<string, GeneratedKey>()
-    for (const { name, token, kind } of keyPlans) made.set(name, await admin.generateKey({ token, label: name, kind }))
+    for (const { name, token, kind } of keyPlans) {
+      made.set(name, await admin.generateKey({ token, label: name, kind: kinds[name] ?? kind }))
+    }
     return made
   })
   // The ceremony's agent opened both tokens; no later one does.

@@ -1,6 +1,7 @@
 /** The configuration files of a fresh one-machine installation, as text: pure functions of the choices made. */
 
 import { stringify } from 'yaml'
+import type { KeyKind } from '#hsm'
 import type { Ports } from './ports.ts'
 
 /** What `chancery init` was asked for. */
@@ -15,6 +16,8 @@ export interface InstallationChoices {
   readonly ports: Ports
   /** Positive int64, decimal: the Rekor v1 tree. */
   readonly treeId: string
+  /** Kinds other than usual, by the keys' names; which purposes take which: docs/hsm. */
+  readonly keyKinds?: Readonly<Record<string, KeyKind>>
 }
 
 /** Origins, as signed into checkpoints and as clients of the trust root know them. */

@@ -107,10 +107,11 @@ describe('without an agent that runs', () => {
   test.each([
     [['token', 'ls', '--agent', 'nobody'], 2, 'no_such_agent'],
     [['key', 'ls', '--agent', 'package.yaml'], 2, 'no_such_agent'],
+    [['token', 'ls', '--agent', 'nowhere.sock'], 5, '#agent_away'],
     [['key', 'gen', 'x', '--kind', 'P-521'], 2, 'Allowed choices'],
     [['token', 'init', 'a label'], 2, 'a label is 1 to 32'],
     [['key', 'destroy', 'ff', '--dry-run', '--confirm'], 2, 'cannot be used with'],
-  ])('%j is not understood', async (words, status, said) => {
+  ])('%j is told what is wrong', async (words, status, said) => {
     const result = await chancery(...words)
     expect([result.status, result.stdout]).toEqual([status, ''])
     expect(result.stderr).toContain(said)

@@ -1,6 +1,6 @@
 /**
  * What the agent does beside signing: tells of its keys and tokens, and, for the admin channel alone, makes and destroys
- * keys, lifts latches and reads its configuration again. Each act is a line of the account before it is done.
+ * keys, lifts latches and reads its configuration again. Each act that changes something is a line of the account.
  */
 import type { KeyRecord, TokenDetails, WrappedKey } from './administration.ts'
 import { loadAgentConfig, AgentConfigError, type AgentConfig, type TokenConfig } from './agent-config.ts'

@@ -119,7 +119,11 @@ interface Opened {
 }
 
 async function open(reach: AgentReach): Promise<Opened> {
-  if (reach.agent.endsWith('.sock')) return await dialled(resolve(reach.agent), DEADLINE_MS)
+  if (reach.agent.endsWith('.sock')) {
+    const socketPath = resolve(reach.agent)
+    if (!(await listens(socketPath))) throw new OperatorError('agent_away', `no agent listens on ${socketPath}`)
+    return await dialled(socketPath, DEADLINE_MS)
+  }
   const file = readAgentFile(reach)
   if (file.adminSocket !== undefined) {
     if (await listens(file.adminSocket)) return await dialled(file.adminSocket, DEADLINE_MS)

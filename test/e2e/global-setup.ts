@@ -74,7 +74,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
  * One entry in each log before any test's: Go clients leave the log index 0 out of a bundle (proto3 JSON), and
  * sigstore-python wants it there; and a proof in a log of one entry is empty.
  */
-async function firstEntries(material: Material, scratch: string, dataDir: string): Promise<void> {
+export async function firstEntries(material: Material, scratch: string, dataDir: string): Promise<void> {
   const token = succeeded(
     await runChancery(['dev', 'token', '--data', dataDir, '--email', 'first@example.test']),
   ).stdout
@@ -188,7 +188,7 @@ async function freePort(): Promise<number> {
 }
 
 /** Everything a client needs, from the mirror's address and the checksum of its first root alone. */
-async function fetchMaterial(folder: string, endpoints: Endpoints): Promise<Material> {
+export async function fetchMaterial(folder: string, endpoints: Endpoints): Promise<Material> {
   mkdirSync(folder, { recursive: true })
   const file = (name: string): string => join(folder, name)
   succeeded(await system('curl', ['-sSf', '-o', file('root.json'), `${endpoints.tuf}/1.root.json`]))

@@ -27,9 +27,9 @@ import { mountMemory, unmount } from './volumes.ts'
 const CUTS = LONG ? 2000 : 200
 /** So many more start server and agents on what is left, with their HSM. */
 const WHOLE_CUTS = LONG ? 60 : 20
-const LOAD_MS = LONG ? 20_000 : 5_000
+const LOAD_MS = LONG ? 20_000 : 4_500
 const LANES: Readonly<Record<Use, number>> = { v1: 3, v2: 2, ca: 2, tsa: 1, watch: 1 }
-const PACE_MS = 10
+const PACE_MS = 25
 const EMAIL = 'loader@example.test'
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-power-'))

@@ -247,7 +247,8 @@ function registerPin(token: Command): void {
       `
 Safe to interrupt at any point; run it again and it completes what it began.
 Signing waits for less than a second. The agent must be able to write beside
-the PIN file.
+the PIN file. Another agent that opens the same token needs the new PIN too,
+before it starts or reconnects.
 
 Example:
   chancery token pin rotate online --data ./data

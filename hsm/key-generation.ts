@@ -253,10 +253,11 @@ export function readSpki(module: Cryptoki, session: Handle, publicKey: Handle, k
 }
 
 /**
- * PKCS#11 2.40 wraps the point in an OCTET STRING, 3.1 has it raw, some write a BIT STRING: told apart by length, since
- * a raw point of Ed25519 may begin with the very octets of a wrapping.
+ * The point, of `pointBytes`, in a CKA_EC_POINT; throws `refused` for any other length. PKCS#11 2.40 wraps it in an OCTET
+ * STRING, 3.1 has it raw, some write a BIT STRING: told apart by length, since a raw point of Ed25519 may begin with the
+ * very octets of a wrapping.
  */
-function unwrapPoint(value: Uint8Array, pointBytes: number): Uint8Array {
+export function unwrapPoint(value: Uint8Array, pointBytes: number): Uint8Array {
   const start = value.length - pointBytes
   const wrapped = start === 0 || (start === 2 && value[0] === 0x04) || (start === 3 && value[0] === 0x03)
   if (!wrapped) throw new HsmError('refused', 'bad_point', 'public key on the token is not a point of its curve')

@@ -98,6 +98,14 @@ describe('a backup of a running server', () => {
     expect(said).toMatchObject({ status: 6, stderr: expect.stringContaining('docs/runbook.md#backup_target_exists') })
   })
 
+  test('of an agent alone has its account, and nothing that it guards with', async () => {
+    const target = join(scratch, 'agent')
+    succeeded(await chancery('backup', 'agent', target, '--data', dataDir))
+    const { manifest } = await verifyBackup(target)
+    expect(manifest.account?.lines).toBeGreaterThan(50)
+    expect(filesOf(target).filter((name) => !name.startsWith('account/'))).toEqual(['manifest.json'])
+  })
+
   test('is no backup when it was killed in the middle', async () => {
     const target = join(scratch, 'killed')
     const asked = askAdmin(join(dataDir, 'run/admin.sock'), 'backup', {

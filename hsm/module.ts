@@ -27,6 +27,14 @@ const PATIENCE_MS = 2000
 /** Faults of a connection that the next attempt may not have. */
 const PASSING: ReadonlySet<string> = new Set(['token_failed', 'token_absent'])
 
+/** Faults of a key that are the token's answer of one moment; others are verdicts on the key. */
+const PASSING_KEY_FAULTS: ReadonlySet<string> = new Set([
+  'token_failed',
+  'signature_did_not_verify',
+  'bad_signature_length',
+])
+const FIND_AGAIN_FIRST_MS = 100
+
 const BACKOFF_FIRST_MS = 20
 const BACKOFF_LAST_MS = 5000
 
@@ -76,6 +84,10 @@ interface SigningKey {
 
 /** What the status tells of a key on each of its tokens. */
 export type PlaceStatus = AgentStatus['keys'][number]['places'][number]
+
+function mayPass({ fault }: Place): boolean {
+  return fault !== undefined && PASSING_KEY_FAULTS.has(fault.reason)
+}
 
 export class HsmModule {
   readonly #module: Cryptoki
@@ -379,7 +391,8 @@ export class HsmModule {
     link.token.giveBack(session, lost ? 'lost' : 'failed')
     this.#log.warn('signing failed', { key: key.config.name, token: link.token.name, lost, error: String(error) })
     // With nowhere else to go the token is tried on: what fails may be one key alone.
-    if (lost || (link.failedTooOften() && readyPlace(key, new Set([link])) !== undefined)) this.#reconnect(link)
+    if (lost || !link.token.hasSessions || (link.failedTooOften() && readyPlace(key, new Set([link])) !== undefined))
+      this.#reconnect(link)
   }
 
   /** One run of attempts a token: stop leasing, drain, connect anew, with growing pauses. */
@@ -423,6 +436,7 @@ export class HsmModule {
         this.#findKeys(link)
         link.fault = undefined
         this.#log.info('token connected', { token: token.name, attempt, profile: token.profile.name })
+        this.#findAgain(link)
         return
       } catch (error) {
         link.trying = false
@@ -478,12 +492,31 @@ export class HsmModule {
     return [...this.#keys.values()].flatMap(({ places }) => places.filter((place) => place.link === link))
   }
 
-  #findKeys(link: Link): void {
+  /** One error while a key is looked for, or tried, says little: it is tried again while its token stays connected. */
+  #findAgain(link: Link, attempt = 0): void {
+    const { outageSinceMs } = link
+    if (!this.#placesOn(link).some(mayPass)) return
+    const pauseMs = Math.min(FIND_AGAIN_FIRST_MS * 2 ** attempt, BACKOFF_LAST_MS)
+    setTimeout(() => {
+      if (this.#closed || !link.usable || link.outageSinceMs !== outageSinceMs) return
+      try {
+        this.#findKeys(link, mayPass)
+        this.#findAgain(link, attempt + 1)
+      } catch (error) {
+        this.#log.warn('token was lost', { token: link.token.name, error: String(error) })
+        this.#reconnect(link)
+      }
+    }, pauseMs).unref()
+  }
+
+  #findKeys(link: Link, wanted: (place: Place) => boolean = () => true): void {
     for (const key of this.#keys.values()) {
       const place = key.places.find((each) => each.link === link)
-      if (place === undefined) continue
-      place.fault = undefined
+      if (place === undefined || !wanted(place)) continue
       const session = link.token.take()
+      // All at work, and the next time is soon; after connecting none is.
+      if (session === undefined && place.fault !== undefined) continue
+      place.fault = undefined
       if (session === undefined) throw new HsmError('unavailable', 'no_session', 'no session is free')
       try {
         const handle = link.token.findKey(session, { name: key.config.name, uri: place.uri })

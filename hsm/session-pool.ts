@@ -26,6 +26,17 @@ export class SessionPool {
     this.#free = [...sessions]
   }
 
+  /** Free and leased ones. */
+  get size(): number {
+    return this.#free.length + this.#leased.size
+  }
+
+  /** A fresh session more. */
+  add(session: Handle): void {
+    this.#free.push(session)
+    this.#serveWaiting()
+  }
+
   /** A free session for a call that ends at once, or undefined. Without a purpose it is a call of the agent's own. */
   take(purpose?: Purpose): Handle | undefined {
     if (this.#free.length === 0) return undefined

@@ -141,6 +141,11 @@ export class Token {
     this.#pool.giveBack(session, next)
   }
 
+  /** False if every session failed and none could be opened in its place: only connecting anew helps. */
+  get hasSessions(): boolean {
+    return this.#pool.size > 0
+  }
+
   /** Runs `work` with a read-write session of its own. */
   withReadWriteSession<T>(work: (session: Handle) => T): T {
     const session = this.#open(CKF.RW_SESSION)
@@ -170,6 +175,7 @@ export class Token {
 
   /** Throws as the module does if the token is gone. */
   keepAlive(): void {
+    this.#refill()
     const session = this.take()
     if (session === undefined) return
     try {
@@ -228,6 +234,15 @@ export class Token {
     const always = this.#profile.quirks.includes('read_write_sessions_only') ? CKF.RW_SESSION : 0
     const all = CKF.SERIAL_SESSION | flags | always
     return Buffer.from(calling('C_OpenSession', () => this.#module.C_OpenSession(slot, all)))
+  }
+
+  /** Opens what could not be opened when other sessions failed, as far as the token has room by now. */
+  #refill(): void {
+    try {
+      while (this.#pool.size < this.#sessionCount) this.#pool.add(this.#open())
+    } catch (error) {
+      this.#log.warn('session could not be opened', { token: this.name, error: String(error) })
+    }
   }
 
   #replace(session: Handle): Handle | undefined {

@@ -1,9 +1,9 @@
 /** Reads a log out of a backup or a database and counts its tree again, from the leaves to the signed head. */
-import { createPublicKey, verify } from 'node:crypto'
+import { createHash, createPublicKey, verify } from 'node:crypto'
 import { leafHash, MerkleTree, TlogError, verifyCheckpoint } from '#tlog'
 import { type BackupRow, decodeBackupRow, type LogStore, StoreError } from '#transparency-log'
 import { treeHeadSignatureInput } from '#x509'
-import { type BackedUpLog, damaged } from './backup-manifest.ts'
+import { type BackedUpLog, type BackupManifest, damaged } from './backup-manifest.ts'
 import { readSegment } from './segments.ts'
 
 /** Entries of one transaction: large, since nobody waits for a single one of them. */
@@ -60,6 +60,26 @@ export async function recountStore(store: LogStore, onEntries: (done: number) =>
     throw new StoreError('damaged', `the entries that were written do not lead to the head of size ${committed.size}`)
   }
   return tree
+}
+
+/** Walks the chain of the account from its first line to the head in the manifest. Throws `backup_damaged`. */
+export async function recountAccount(folder: string, { account, files }: BackupManifest): Promise<void> {
+  if (account === undefined) return
+  let [lines, head] = [0, '0'.repeat(64)]
+  for (const { path } of files.filter((file) => file.path.startsWith('account/'))) {
+    for await (const text of readSegment(folder, { path })) {
+      const line = JSON.parse(text) as Readonly<Record<string, unknown>> // its file had the right hash
+      const { sequence, atMs, key, act, count, digest } = line
+      const chained = JSON.stringify([sequence, atMs, key, act, count, digest])
+      head = createHash('sha256').update(Buffer.from(head, 'hex')).update(chained).digest('hex')
+      lines += 1
+      if (sequence !== lines || line['hash'] !== head)
+        throw damaged(`the account of key uses does not chain at line ${lines}`)
+    }
+  }
+  if (lines !== account.lines || head !== account.headHash) {
+    throw damaged(`the account of key uses has ${lines} lines and another head than its manifest says`)
+  }
 }
 
 function decoded(line: string, { name }: BackedUpLog): BackupRow {

@@ -9,7 +9,7 @@ import { OperatorError } from '#alarms'
 import type { SigningAgent } from '#hsm'
 import { type CaughtUp, catchUpWithMirror } from '#trust-root'
 import { type BackupManifest, damaged, isThere, readManifest, syncPath, verifyFiles } from './backup-manifest.ts'
-import { recountBackup } from './recount.ts'
+import { recountAccount, recountBackup } from './recount.ts'
 import { type RestoredLog, restoreLog } from './restore-log.ts'
 
 export interface RestoreStep {
@@ -63,6 +63,7 @@ export async function verifyBackup(
       onStep({ what: `counting log ${log.name}`, done: size, of: log.size }),
     )
   }
+  await recountAccount(folder, read.manifest)
   return read
 }
 

@@ -75,7 +75,7 @@ export async function writeSegments(
 }
 
 /** The lines of a file, in order. Throws `backup_damaged` for what is not Zstandard. */
-export async function* readSegment(folder: string, { path }: Segment): AsyncGenerator<string> {
+export async function* readSegment(folder: string, { path }: Pick<Segment, 'path'>): AsyncGenerator<string> {
   const plain = createZstdDecompress()
   const reading = pipeline(createReadStream(join(folder, path)), plain)
   // Looked at below, after the lines: until then it must not count as unhandled.

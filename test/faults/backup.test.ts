@@ -160,6 +160,9 @@ describe('a damaged backup is refused', () => {
         .update(readFileSync(join(altered, 'manifest.json')))
         .digest('hex'),
     }
+    manifest.account.headHash = '0'.repeat(64)
+    writeFileSync(join(altered, 'manifest.json'), JSON.stringify(manifest))
+    await expect(verifyBackup(altered)).rejects.toThrow(/account of key uses .* another head/)
     manifest.logs[1].rootHash = '0'.repeat(64)
     writeFileSync(join(altered, 'manifest.json'), JSON.stringify(manifest))
     await expectDamaged(altered, /do not lead to the root/)

@@ -101,6 +101,15 @@ export const CATALOGUE = {
   agent_not_allowed: { exit: EXIT.authentication, severity: 'refusal', title: "The agent is another user's" },
   // Logs
   fork_refused: { exit: EXIT.integrity, severity: 'page', title: 'A log and its guard disagree' },
+  guard_behind: { exit: EXIT.integrity, severity: 'page', title: 'The agent remembers less than a log has signed' },
+  store_replaced: { exit: EXIT.integrity, severity: 'page', title: "A log's files were exchanged under the server" },
+  state_replaced: { exit: EXIT.integrity, severity: 'page', title: "The agent's state was exchanged under it" },
+  state_copied: { exit: EXIT.integrity, severity: 'page', title: "The agent's state is a copy" },
+  origin_in_use: { exit: EXIT.locked, severity: 'page', title: 'Another server writes a log with the same agent' },
+  log_frozen: { exit: EXIT.policy, severity: 'refusal', title: 'A log is frozen' },
+  log_damaged: { exit: EXIT.integrity, severity: 'page', title: 'A log is not what its heads say' },
+  log_evidence: { exit: EXIT.integrity, severity: 'refusal', title: 'Evidence contradicts what is to be adopted' },
+  no_such_log: { exit: EXIT.usage, severity: 'refusal', title: 'There is no such log' },
   store_in_use: { exit: EXIT.locked, severity: 'page', title: 'Another process has the database of a log open' },
   // Anchors
   anchor_ahead: { exit: EXIT.integrity, severity: 'page', title: 'An anchor remembers more than the log has' },
@@ -117,6 +126,13 @@ export const CATALOGUE = {
   },
   anchor_refused: { exit: EXIT.policy, severity: 'ticket', title: "An anchor does not take a log's heads" },
   anchor_required: { exit: EXIT.failed, severity: 'refusal', title: 'A required anchor cannot be asked at the start' },
+  // The clock
+  clock_stepped: {
+    exit: EXIT.machine,
+    severity: 'page',
+    title: 'The clock was stepped: nothing that states a time is signed',
+  },
+  time_sources_disagree: { exit: EXIT.machine, severity: 'ticket', title: 'Time sources do not agree with the clock' },
   // The disk
   disk_low: { exit: EXIT.machine, severity: 'ticket', title: 'A volume is nearly full: no uploads are taken' },
   disk_full: { exit: EXIT.machine, severity: 'page', title: 'A volume is nearly full: nothing is written' },

@@ -2,7 +2,7 @@
  * What only the admin socket gives: making and destroying keys, signing the certificates of authorities, lifting
  * latches. The signing socket answers each of these with `refused`.
  */
-import type { KeyKind, SigningAgent } from './signing.ts'
+import type { KeyKind, HeadAdoption, SigningAgent } from './signing.ts'
 
 export interface GenerateKeyRequest {
   /** The token's name in the agent's configuration. */
@@ -157,6 +157,12 @@ export interface AdminAgent extends SigningAgent {
   unwrapKey(request: { readonly token: string; readonly key: WrappedKey }): Promise<RestoredKey>
   /** Destroys both halves of the key with this CKA_ID; refused for a key of the configuration. */
   destroyKey(request: { readonly token: string; readonly idHex: string }): Promise<void>
+  /**
+   * Gives a guard back what it forgot: a head that this key signed and that follows from what the guard still knows. Lifts
+   * the origin's latch. Never lowers a guard; refused `guard_ahead` or `not_a_continuation` then, and `bad_signature` for
+   * what this key never signed.
+   */
+  adoptHead(adoption: HeadAdoption): Promise<void>
   /** Lifts a latch after an operator has found its cause; a token's latch then allows one more login attempt. */
   unlatch(request: UnlatchRequest): Promise<void>
   /** Raises the cap on certificates of one key for a while; recorded in the account, kept over restarts. */

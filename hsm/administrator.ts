@@ -13,7 +13,7 @@ import { checkPin, randomPin, type PinRotation } from './pin-rotation.ts'
 import { calling, isLost, isNoRoom, isPinUnchanged, isWrongPin, Pkcs11Failure } from './pkcs11.ts'
 import { formatKeyUri } from './pkcs11-uri.ts'
 import { type Fields, refuse } from './purposes/purpose.ts'
-import { guardedHead, reportedHead } from './purposes/tree-head.ts'
+import { adoptedHead, guardedHead, reportedHead } from './purposes/tree-head.ts'
 import { tufVersions } from './purposes/tuf.ts'
 import { capOf, raiseCap } from './raise-cap.ts'
 import type { SigningDesk } from './signing-desk.ts'
@@ -30,6 +30,8 @@ export interface AdministratorParts {
   readonly state: AgentState
   readonly module: HsmModule
   readonly desk: SigningDesk
+  /** Why no time may be signed just now. */
+  readonly clockFault: () => string | undefined
 }
 
 /** Some 150 bytes each: a reply stays far below the longest frame. */
@@ -40,6 +42,7 @@ export class Administrator {
   readonly #state: AgentState
   readonly #module: HsmModule
   readonly #desk: SigningDesk
+  readonly #clockFault: () => string | undefined
   #config: AgentConfig
   #rotation: Promise<void> = Promise.resolve()
 
@@ -49,6 +52,7 @@ export class Administrator {
     this.#state = parts.state
     this.#module = parts.module
     this.#desk = parts.desk
+    this.#clockFault = parts.clockFault
   }
 
   /** Whether the channel may ask for `method` is the caller's check. Throws `HsmError`. */
@@ -68,6 +72,8 @@ export class Administrator {
         return { ...guardedHead(request, this.#desk.context(request.text('key'))) }
       case 'reportHead':
         return this.#reportHead(request)
+      case 'adoptHead':
+        return this.#adoptHead(request)
       case 'tufVersions':
         return tufVersions(request, this.#desk.context(request.text('key')))
       case 'account':
@@ -110,6 +116,15 @@ export class Administrator {
     return null
   }
 
+  #adoptHead(request: Fields): WireValue {
+    const key = request.text('key')
+    const context = this.#desk.context(key)
+    const head = this.#state.transaction(() => adoptedHead(request, context))
+    this.#account(key, 'adoptHead', head.rootHash)
+    log.warn('a head was adopted', { key, origin: head.origin, size: head.size })
+    return null
+  }
+
   #describe(request: Fields): WireValue {
     const { key, keyId } = this.#desk.context(request.text('name'))
     request.end()
@@ -128,10 +143,15 @@ export class Administrator {
     // At the start the answer waits for the first attempt to connect, which takes milliseconds if it succeeds.
     await Promise.race([this.#module.settled(), new Promise((resolve) => setTimeout(resolve, 500))])
     const fault = this.#module.fault()
+    const { confirmedBy } = this.#config.clock
     const latchOf = (name: string) => this.#state.latch(name) ?? ''
     const status: AgentStatus = {
       ready: fault === undefined,
       reason: fault?.message ?? '',
+      clock: {
+        confirmedBy: typeof confirmedBy === 'string' ? confirmedBy : 'command',
+        fault: this.#clockFault() ?? '',
+      },
       tokens: this.#module.tokenStatus(),
       keys: [...this.#config.keys.values()].map(({ name, kind, purposes }) => ({
         name,

@@ -11,7 +11,9 @@ import { hash } from 'node:crypto'
 import { chmodSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
+import { DatabaseFiles } from './database-files.ts'
 import type { GuardedHead, TufRole } from './signing.ts'
+import { foreignPlace, lastingHolder, noteHolder, takePlace } from './state-place.ts'
 import { SyncedWrites, SyncError } from './synced-writes.ts'
 
 /**
@@ -42,13 +44,17 @@ CREATE TABLE raised_cap (
   key TEXT PRIMARY KEY, per_minute INTEGER NOT NULL, until_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 `,
+  `CREATE TABLE frozen (origin TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;`,
 ]
 
 const SCHEMA_VERSION = MIGRATIONS.length
 
-/** The state cannot be opened: held by another agent, written by a newer one, or damaged. */
+/**
+ * The state cannot be opened: held by another agent, written by a newer one, damaged, or a copy. `state_replaced` ends the
+ * use of an open one: its files were exchanged or written by somebody else.
+ */
 export class AgentStateError extends Error {
-  readonly code: 'locked' | 'newer_schema' | 'damaged'
+  readonly code: 'locked' | 'newer_schema' | 'damaged' | 'state_copied' | 'state_replaced'
   constructor(code: AgentStateError['code'], message: string, options?: ErrorOptions) {
     super(message, options)
     this.name = 'AgentStateError'
@@ -108,14 +114,18 @@ export class AgentState {
   readonly #clocks = new Map<string, number>()
   readonly #tuf = new Map<string, { version: number; digest: Uint8Array }>()
   readonly #quotas = new Map<string, { minute: number; used: number }>()
+  readonly #frozen = new Map<string, number>()
   readonly #raisedCaps = new Map<string, { readonly perMinute: number; readonly untilMs: number }>()
   readonly #authorities = new Map<string, PinnedAuthority>()
   readonly #counters = new Map<string, number>()
+  readonly #files: DatabaseFiles | undefined
+  #replaced: string | undefined
   #lastSequence = 0
   #lastHash = new Uint8Array(32)
 
-  constructor(db: Database.Database, onDiskFailure: DiskFailure = () => undefined) {
+  constructor(db: Database.Database, onDiskFailure: DiskFailure = () => undefined, files?: DatabaseFiles) {
     this.#db = db
+    this.#files = files
     this.#writes = new SyncedWrites(db)
     this.#onDiskFailure = onDiskFailure
     this.#statements = prepare(db)
@@ -128,12 +138,28 @@ export class AgentState {
    * is not known: then no later transaction is tried, and the process is to end.
    */
   transaction<T>(change: () => T): T {
+    this.#refuseReplaced()
     try {
       return this.#writes.run(() => this.#undivided(change))
     } catch (error) {
       if (error instanceof SyncError) this.#onDiskFailure(error)
       throw error
+    } finally {
+      // What went into a file that no restart will find is not remembered: nothing may be signed upon it.
+      this.#refuseReplaced({ afterOwnWrite: true })
+      this.#files?.remember()
     }
+  }
+
+  /** Why nothing can be remembered any more, in words, or undefined: looked up now, and for ever once it is so. */
+  replaced(options: { readonly afterOwnWrite?: boolean } = {}): string | undefined {
+    this.#replaced ??= this.#files?.fault(options)
+    return this.#replaced
+  }
+
+  #refuseReplaced(options: { readonly afterOwnWrite?: boolean } = {}): void {
+    const found = this.replaced(options)
+    if (found !== undefined) throw new AgentStateError('state_replaced', found)
   }
 
   #undivided<T>(change: () => T): T {
@@ -160,6 +186,16 @@ export class AgentState {
   setGuard(guard: Guard): void {
     this.#statements.guard.run(guard.origin, guard.keyId, guard.size, guard.rootHash, guard.timestampMs)
     this.#guards.set(guard.origin, guard)
+  }
+
+  /** When the last head of this origin was signed, or undefined: there is no other after it. */
+  frozenAt(origin: string): number | undefined {
+    return this.#frozen.get(origin)
+  }
+
+  setFrozen(origin: string, atMs: number): void {
+    this.#db.prepare('INSERT OR IGNORE INTO frozen VALUES (?, ?)').run(origin, atMs)
+    if (!this.#frozen.has(origin)) this.#frozen.set(origin, atMs)
   }
 
   /** Why `name` (`token:…`, `key:…`, `origin:…`) is latched, or undefined. */
@@ -199,6 +235,18 @@ export class AgentState {
   /** The last time signed under `name`, or 0. */
   clock(name: string): number {
     return this.#clocks.get(name) ?? 0
+  }
+
+  /** The latest of all times signed, milliseconds. */
+  lastSignedMs(): number {
+    return Math.max(0, ...[...this.#clocks].filter(isSignedTime).map(([, lastMs]) => lastMs))
+  }
+
+  /** Times signed that lie after `nowMs` are forgotten for it: the clock was ahead, and has been found to be right now. */
+  lowerSignedTimes(nowMs: number): void {
+    for (const [name, lastMs] of this.#clocks) {
+      if (isSignedTime([name, lastMs]) && lastMs > nowMs) this.setClock(name, nowMs)
+    }
   }
 
   setClock(name: string, lastMs: number): void {
@@ -318,6 +366,10 @@ export class AgentState {
       ),
     )
     refill(
+      this.#frozen,
+      all<{ origin: string; at: number }>('SELECT origin, at_ms at FROM frozen').map((row) => [row.origin, row.at]),
+    )
+    refill(
       this.#latches,
       all<{ name: string; reason: string }>('SELECT name, reason FROM latch').map((row) => [row.name, row.reason]),
     )
@@ -358,29 +410,69 @@ export class AgentState {
   }
 }
 
+/** How the state is opened. */
+export interface OpenStateOptions {
+  /** How long a predecessor that is about to end is waited for. */
+  readonly waitMs: number
+  readonly onDiskFailure?: DiskFailure
+  /** This agent ends when its parent does, and a successor waits for that. */
+  readonly endsWithParent?: boolean
+  /** The instance whose copy this is, as the refusal told it: the state is taken over from it. */
+  readonly adopt?: string
+}
+
+/** A holder that is not about to end is waited for this long: its last words, and the scheduler. */
+const RIVAL_MS = 500
+
 /**
  * Opens the state and holds it alone until `close` or the end of the process; the kernel frees the lock of one that was
- * killed. Throws `AgentStateError`; `locked` after `waitMs`.
+ * killed. Throws `AgentStateError`; `locked` within half a second where the holder is alive and well, after `waitMs`
+ * otherwise; `state_copied` for a copy that was not adopted.
  */
-export async function openAgentState(
-  folder: string,
-  options: { waitMs: number; onDiskFailure?: DiskFailure },
-): Promise<AgentState> {
+export async function openAgentState(folder: string, options: OpenStateOptions): Promise<AgentState> {
   mkdirSync(folder, { recursive: true, mode: 0o700 })
   const path = join(folder, 'state.db')
-  const until = Date.now() + options.waitMs
+  const begunMs = Date.now()
   for (;;) {
     try {
-      return new AgentState(openDatabase(path), options.onDiskFailure)
+      const db = openDatabase(path)
+      try {
+        settlePlace(folder, options.adopt)
+      } catch (error) {
+        db.close()
+        throw error
+      }
+      noteHolder(folder, { endsWithParent: options.endsWithParent ?? false })
+      return new AgentState(db, options.onDiskFailure, new DatabaseFiles(path))
     } catch (error) {
       if (!isBusy(error)) throw error
-      if (Date.now() >= until) {
-        throw new AgentStateError('locked', `another agent uses the state folder ${folder}`, { cause: error })
+      const waitedMs = Date.now() - begunMs
+      const rival = waitedMs >= RIVAL_MS || options.waitMs === 0 ? lastingHolder(folder) : undefined
+      if (rival !== undefined || waitedMs >= options.waitMs) {
+        const who = rival === undefined ? '' : ` (process ${rival})`
+        throw new AgentStateError('locked', `another agent uses the state folder ${folder}${who}`, { cause: error })
       }
       // A predecessor whose parent was killed needs a moment to notice that its channel is gone.
       await new Promise((resolve) => setTimeout(resolve, 50))
     }
   }
+}
+
+/** Whoever has the lock decides whose place this is. */
+function settlePlace(folder: string, adopt: string | undefined): void {
+  const foreign = foreignPlace(folder)
+  if (foreign === undefined) {
+    takePlace(folder, { adopted: false })
+    return
+  }
+  if (adopt !== foreign.instance) {
+    throw new AgentStateError(
+      'state_copied',
+      `state_copied: ${foreign.found}. Two agents with one memory would sign two histories. If the original is gone ` +
+        `for good: chancery agent adopt --confirm ${foreign.instance}`,
+    )
+  }
+  takePlace(folder, { adopted: true })
 }
 
 function openDatabase(path: string): Database.Database {
@@ -405,6 +497,11 @@ function openDatabase(path: string): Database.Database {
     db.close()
     throw error
   }
+}
+
+/** `<key>/<purpose>`; beside them stands the offset of the clocks, which is of a boot. */
+function isSignedTime([name]: readonly [string, number]): boolean {
+  return !name.startsWith('wall-monotonic/')
 }
 
 function isBusy(error: unknown): boolean {

@@ -142,7 +142,8 @@ type Made = Pick<Installation, 'tokens' | 'keys' | 'rootDer' | 'issuingDer' | 'c
 /** A copy with the same keys, in tokens and a state of its own; making them anew takes a second. */
 export function copyOf(installation: Installation): Installation {
   const folder = mkdtempSync(join(tmpdir(), 'chancery-hsm-'))
-  cpSync(installation.folder, folder, { recursive: true })
+  // A copy of the state with a place of its own: no two agents of these tests share an origin's life.
+  cpSync(installation.folder, folder, { recursive: true, filter: (path) => !path.endsWith('place.json') })
   const conf = join(folder, 'hsm/softhsm2.conf')
   writeFileSync(conf, readFileSync(conf, 'utf8').replaceAll(installation.folder, folder))
   return installationIn(folder, installation)

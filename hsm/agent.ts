@@ -8,14 +8,18 @@
  *
  * With `--inherited` it serves the stream on descriptor 3 (and the admin channel on 4) and ends when that closes.
  */
+import { hash } from 'node:crypto'
 import { chmodSync, chownSync, lstatSync, rmSync } from 'node:fs'
 import { createServer, Socket, type Server } from 'node:net'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { Administrator } from './administrator.ts'
+import { openAgentClock } from './agent-clock.ts'
 import { AgentConfigError, loadAgentConfig, type AgentConfig } from './agent-config.ts'
 import { AgentStateError, openAgentState, type AgentState } from './agent-state.ts'
 import { LoadBound, serveChannel, type Handler, type Load } from './channel.ts'
+import { confirmationBy } from './time-confirmation.ts'
+import type { SteadyClock } from './clock.ts'
 import { agentLog as log } from './log-line.ts'
 import { HsmModule } from './module.ts'
 import { peerCheck, type AllowedPeers, type PeerCheck } from './peers.ts'
@@ -40,6 +44,9 @@ const SOCKET_LOAD: Load = { requests: 8192, bytes: 32 * 1024 * 1024 }
 /** A service opens one connection; each may hold one unfinished frame of a MiB. */
 const MAX_CONNECTIONS = 32
 
+/** An exchanged state is told of within a second. */
+const STATE_LOOK_MS = 300
+
 const SIGNING_CHANNEL = 3
 const ADMIN_CHANNEL = 4
 
@@ -60,14 +67,25 @@ class Agent {
   readonly #state: AgentState
   readonly #module: HsmModule
   readonly #desk: SigningDesk
+  readonly #clock: SteadyClock
   readonly #administrator: Administrator
 
   constructor(configPath: string, config: AgentConfig, state: AgentState) {
     this.#state = state
     this.#module = new HsmModule(config, state, log)
     const { keys, inFlight } = config
-    this.#desk = new SigningDesk({ state, module: this.#module, keys, log, inFlight, now: Date.now })
-    this.#administrator = new Administrator({ configPath, config, state, module: this.#module, desk: this.#desk })
+    const { confirmedBy, steadySeconds } = config.clock
+    this.#clock = openAgentClock({ state, log, confirm: confirmationBy(confirmedBy), steadySeconds })
+    const clockFault = () => this.#clock.fault()
+    this.#desk = new SigningDesk({ state, module: this.#module, keys, log, inFlight, now: Date.now, clockFault })
+    this.#administrator = new Administrator({
+      configPath,
+      config,
+      state,
+      module: this.#module,
+      desk: this.#desk,
+      clockFault,
+    })
   }
 
   /** Begins to connect to the tokens; requests are answered from the start. */
@@ -105,6 +123,7 @@ class Agent {
   }
 
   async close(): Promise<void> {
+    this.#clock.close()
     await this.#module.close()
     this.#desk.close()
     this.#state.close()
@@ -113,11 +132,22 @@ class Agent {
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { config: { type: 'string' }, inherited: { type: 'boolean' }, admin: { type: 'boolean' } },
+    options: {
+      config: { type: 'string' },
+      inherited: { type: 'boolean' },
+      admin: { type: 'boolean' },
+      'adopt-state': { type: 'string' },
+    },
   })
   if (values.config === undefined) throw new AgentConfigError('--config FILE is missing')
   const config = loadAgentConfig(values.config)
-  const state = await openAgentState(config.stateFolder, { waitMs: WAIT_FOR_STATE_MS, onDiskFailure: endAtOnce })
+  if (values['adopt-state'] !== undefined) return await adoptState(config, values['adopt-state'])
+  const state = await openAgentState(config.stateFolder, {
+    waitMs: WAIT_FOR_STATE_MS,
+    onDiskFailure: endAtOnce,
+    endsWithParent: values.inherited === true,
+  })
+  watchState(state)
   const agent = new Agent(values.config, config, state)
   startWatchdog(agent, config.watchdogSeconds)
   const servers = await listen(agent, config)
@@ -127,6 +157,26 @@ async function main(): Promise<void> {
     if (servers.length === 0) throw new AgentConfigError('configuration has no sockets, and nobody spawned this agent')
   }
   agent.connect()
+}
+
+/** Takes over a copied state, with a line of the account, and ends. */
+async function adoptState({ stateFolder }: AgentConfig, instance: string): Promise<void> {
+  const state = await openAgentState(stateFolder, { waitMs: 0, onDiskFailure: endAtOnce, adopt: instance })
+  const digest = Uint8Array.from(hash('sha256', instance, 'buffer'))
+  state.transaction(() => state.account({ atMs: Date.now(), key: 'state', act: 'adoptState', count: 1, digest }, 0))
+  state.close()
+  log.warn('copied state adopted', { folder: stateFolder, instance })
+}
+
+/** Signing looks before each batch; this tells of it also when nobody asks for a signature. */
+function watchState(state: AgentState): void {
+  let told = false
+  setInterval(() => {
+    const found = state.replaced()
+    if (found === undefined || told) return
+    told = true
+    log.error('nothing is signed any more: the files of the state were exchanged', { code: 'state_replaced', found })
+  }, STATE_LOOK_MS).unref()
 }
 
 /** The parent's end of the channel is the parent's life: without it there is nobody to sign for. */

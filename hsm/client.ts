@@ -277,6 +277,10 @@ class AgentClient implements AdminAgent {
     await this.#call('destroyKey', { ...request })
   }
 
+  async adoptHead(adoption: Parameters<AdminAgent['adoptHead']>[0]): Promise<void> {
+    await this.#call('adoptHead', { ...adoption })
+  }
+
   async unlatch(request: { latch: string }): Promise<void> {
     await this.#call('unlatch', { ...request })
   }

@@ -31,6 +31,7 @@ export const ADMIN_METHODS = [
   'generateKey',
   'destroyKey',
   'unlatch',
+  'adoptHead',
   'raiseCap',
   'reload',
 ] as const

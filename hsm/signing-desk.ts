@@ -7,7 +7,7 @@ import { hash } from 'node:crypto'
 import { TlogError } from '#tlog'
 import { X509Error } from '#x509'
 import type { KeyConfig } from './agent-config.ts'
-import type { AgentState } from './agent-state.ts'
+import { type AgentState, AgentStateError } from './agent-state.ts'
 import { Capacity, RankedQueue } from './capacity.ts'
 import type { AgentLog } from './log-line.ts'
 import type { HsmModule } from './module.ts'
@@ -21,6 +21,7 @@ import { checkTreeHead } from './purposes/tree-head.ts'
 import { checkTuf } from './purposes/tuf.ts'
 import { HsmError, type KeyPurpose, type Purpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
+import { WriterLeases } from './writer-leases.ts'
 
 const CHECKS: Readonly<Record<Purpose, Check>> = {
   certificate: checkCertificate,
@@ -63,11 +64,14 @@ export interface DeskOptions {
   /** Waiting and under way together, shared out by purpose (`capacity.ts`); more is `busy`. */
   readonly inFlight: number
   readonly now: () => number
+  /** Why no time may be signed just now. */
+  readonly clockFault: () => string | undefined
 }
 
 export class SigningDesk {
   readonly #options: DeskOptions
   readonly #keyIds = new Map<string, Uint8Array>()
+  readonly #leases = new WriterLeases()
   #keys: ReadonlyMap<string, KeyConfig>
   readonly #queue = new RankedQueue<Waiting>()
   readonly #capacity: Capacity
@@ -115,7 +119,7 @@ export class SigningDesk {
       keyId = sha256(key.spkiDer)
       this.#keyIds.set(keyName, keyId)
     }
-    return { key, keyId, state: this.#options.state, nowMs: this.#options.now() }
+    return { key, keyId, state: this.#options.state, leases: this.#leases, nowMs: this.#options.now() }
   }
 
   /** Writes what is still to be told to the account; after it nothing may be submitted. */
@@ -150,7 +154,10 @@ export class SigningDesk {
       })
     } catch (error) {
       this.#options.log.error('agent state could not be written', { error: String(error) })
-      const fault = new HsmError('unavailable', 'state_not_durable', 'the agent could not write its state')
+      const fault =
+        error instanceof AgentStateError && error.code === 'state_replaced'
+          ? new HsmError('latched', 'state_replaced', error.message)
+          : new HsmError('unavailable', 'state_not_durable', 'the agent could not write its state')
       for (const waiting of batch) waiting.reject(fault)
       return
     }
@@ -170,6 +177,8 @@ export class SigningDesk {
     }
     const latched = state.latch(`key:${key.name}`)
     if (latched !== undefined) throw new HsmError('latched', 'key_latched', latched)
+    const stepped = statesTime(purpose, key) ? this.#options.clockFault() : undefined
+    if (stepped !== undefined) throw new HsmError('unavailable', 'clock_stepped', stepped)
     // Before the check: it takes versions and quotas, which a token that is away would waste.
     const fault = this.#options.module.fault(key.name)
     if (fault?.code === 'latched') throw fault
@@ -269,6 +278,12 @@ export class SigningDesk {
   #withhold(key: string): void {
     this.#withheld.set(key, (this.#withheld.get(key) ?? 0) + 1)
   }
+}
+
+/** What is evidence of when it was made. A checkpoint is not, and a log may go on sealing; TUF's times are days. */
+function statesTime(purpose: Purpose, key: KeyConfig): boolean {
+  if (purpose === 'treeHead') return key.style === 'ct'
+  return purpose === 'certificate' || purpose === 'sct' || purpose === 'set' || purpose === 'timestamp'
 }
 
 /** What the parsers below throw is the request's fault; anything else is ours and rises. */

@@ -72,6 +72,10 @@ export interface TreeHeadRequest {
   readonly consistencyProof: readonly Uint8Array[]
   /** Sign for witnesses too, if the key has a `witnessKey`: one more signature. */
   readonly witnessed?: boolean
+  /** Who writes the log, a random text of one server's run: another writer at the same time is `origin_in_use`. */
+  readonly writer?: string
+  /** This is the log's last head. It may be asked for again; every other one is refused `frozen` from then on. */
+  readonly freeze?: boolean
 }
 
 /** `note` for a checkpoint log: the signed note as served. `signature` for every log: DER, for CT over the RFC 6962 tree head. */
@@ -83,6 +87,16 @@ export interface SignedTreeHead {
    * line after the P-256 one. Missing or empty if it was not asked for, or that key could not sign just now.
    */
   readonly witnessNote?: string
+  /** With `freeze`: when the log was frozen, as its last checkpoint says if it is of style tlog. */
+  readonly frozenAtMs?: number
+}
+
+/** A head that this key signed, given back to an agent that has forgotten it. */
+export interface HeadAdoption extends HeadReport {
+  /** When the log was frozen, if this is its last head; else 0. */
+  readonly frozenAtMs: number
+  /** From the guarded head to this one. */
+  readonly consistencyProof: readonly Uint8Array[]
 }
 
 /** A head that this key signed, brought back from outside (an anchor). */
@@ -101,6 +115,17 @@ export interface HeadReport {
 export interface GuardedHead {
   readonly size: number
   readonly rootHash: Uint8Array
+  /** Set once the origin's last head was signed. */
+  readonly frozenAtMs?: number
+}
+
+export interface GuardedHeadRequest {
+  readonly key: string
+  readonly origin: string
+  /** As in `TreeHeadRequest`; asking keeps the log for this writer. */
+  readonly writer?: string
+  /** The writer ends: the log is free for the next. */
+  readonly release?: boolean
 }
 
 export interface SctRequest {
@@ -156,7 +181,7 @@ export interface SigningAgent {
   certificate(request: CertificateRequest): Promise<Uint8Array>
   treeHead(request: TreeHeadRequest): Promise<SignedTreeHead>
   /** The last head that the agent made durable for this origin; size 0 (root: SHA-256 of nothing) before the first. */
-  guardedHead(request: { readonly key: string; readonly origin: string }): Promise<GuardedHead>
+  guardedHead(request: GuardedHeadRequest): Promise<GuardedHead>
   /**
    * Latches the origin if the report is truly a signature of this key over a head that the guard does not know of (a
    * larger size, or another root at its size): the agent's state was rolled back. Rejects `refused` for anything else,
@@ -179,6 +204,8 @@ export interface AgentStatus {
   readonly ready: boolean
   /** Why not ready, or empty. */
   readonly reason: string
+  /** What ends distrust after a step of the clock, and why no time may be signed just now, or empty. */
+  readonly clock: { readonly confirmedBy: 'kernel' | 'steady' | 'command'; readonly fault: string }
   readonly tokens: readonly {
     readonly name: string
     readonly label: string

@@ -203,6 +203,7 @@ const LOCKED = /^another agent uses the state folder/
 
 function codeOf({ code, reason, message }: HsmError): Code | undefined {
   if (LOCKED.test(message)) return 'agent_locked'
+  if (message.startsWith('state_copied')) return 'state_copied'
   if (Object.hasOwn(CATALOGUE, reason)) return reason as Code // just checked
   if (code === 'unavailable' && ['not_connected', 'connection_lost', 'deadline', 'agent_ended'].includes(reason)) {
     return 'agent_away'

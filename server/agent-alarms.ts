@@ -10,6 +10,7 @@ const ANSWER_WITHIN_MS = 3000
 /** Every code that is raised and cleared here. */
 const CODES = [
   'agent_away',
+  'clock_stepped',
   'token_latched',
   'token_absent',
   'token_breaker_open',
@@ -29,7 +30,16 @@ export function alarmsOf(status: AgentStatus | undefined): AgentAlarm[] {
   if (status === undefined) {
     return [{ code: 'agent_away', subject: 'agent', message: 'the HSM agent does not answer: nothing is signed' }]
   }
-  return [...status.tokens.flatMap((token) => tokenAlarms(token, status)), ...status.keys.flatMap(keyAlarms)]
+  return [
+    ...clockAlarms(status),
+    ...status.tokens.flatMap((token) => tokenAlarms(token, status)),
+    ...status.keys.flatMap(keyAlarms),
+  ]
+}
+
+/** The agent looks at its clock by itself and believes no service about it. */
+function clockAlarms({ clock }: AgentStatus): AgentAlarm[] {
+  return clock.fault === '' ? [] : [{ code: 'clock_stepped', subject: 'agent', message: clock.fault }]
 }
 
 function tokenAlarms(

@@ -5,7 +5,7 @@ import type { Log } from '#transparency-log'
 const LOOK_EVERY_MS = 500
 
 /** Codes of `Log.fault` that are alarms of the same name. */
-const CODES = ['fork_refused', 'disk_io_error'] as const
+const CODES = ['fork_refused', 'guard_behind', 'store_replaced', 'origin_in_use', 'disk_io_error'] as const
 
 /** Looks until the returned function is called. */
 export function watchLogs(logs: readonly Pick<Log, 'name' | 'fault'>[], alarms: Pick<Alarms, 'set'>): () => void {

@@ -19,7 +19,7 @@ import { sctSignatureInput, treeHeadSignatureInput } from '#x509'
 
 interface State {
   readonly privatePem: string
-  readonly guards: Record<string, { size: number; rootHex: string }>
+  readonly guards: Record<string, { size: number; rootHex: string; frozenAtMs?: number }>
 }
 
 export interface AgentDouble extends SigningAgent {
@@ -57,10 +57,16 @@ export function makeAgentDouble(options: { stateFile?: string; style?: 'note' | 
     const held = state.guards[origin]
     return held === undefined
       ? { size: 0, rootHash: emptyRoot() }
-      : { size: held.size, rootHash: new Uint8Array(Buffer.from(held.rootHex, 'hex')) }
+      : {
+          size: held.size,
+          rootHash: new Uint8Array(Buffer.from(held.rootHex, 'hex')),
+          ...(held.frozenAtMs === undefined ? {} : { frozenAtMs: held.frozenAtMs }),
+        }
   }
   const setGuard = (origin: string, guard: GuardedHead): void => {
-    state.guards[origin] = { size: guard.size, rootHex: Buffer.from(guard.rootHash).toString('hex') }
+    const { size, rootHash, frozenAtMs } = guard
+    const frozen = frozenAtMs === undefined ? {} : { frozenAtMs }
+    state.guards[origin] = { size, rootHex: Buffer.from(rootHash).toString('hex'), ...frozen }
     save()
   }
   let inFlight = 0
@@ -94,18 +100,24 @@ export function makeAgentDouble(options: { stateFile?: string; style?: 'note' | 
       agent.heads.push(request)
       if (agent.fault !== undefined) throw agent.fault
       const { origin, size, rootHash } = request
-      checkGrowth(guardOf(origin), request)
-      setGuard(origin, { size, rootHash })
+      const before = guardOf(origin)
+      if (before.frozenAtMs !== undefined && (request.freeze !== true || size !== before.size)) {
+        throw new HsmError('refused', 'frozen', 'the log is frozen')
+      }
+      checkGrowth(before, request)
+      const frozen = request.freeze === true ? { frozenAtMs: before.frozenAtMs ?? request.timestampMs } : {}
+      setGuard(origin, { size, rootHash, ...frozen })
       if (style === 'ct') {
         return {
           note: '',
           signature: signDer(privateKey, treeHeadSignatureInput(size, request.timestampMs, rootHash)),
+          ...frozen,
         }
       }
       const text = formatCheckpoint({ origin, size, rootHash })
       const signature = signDer(privateKey, Buffer.from(text))
       const line = { name: signatureName(origin), keyHint: keyHintSpki(spkiDer), signature }
-      return { note: formatNote(text, [line]), signature }
+      return { note: formatNote(text, [line]), signature, ...frozen }
     },
     reportHead: notHere,
     set: ({ body, integratedTimeSeconds, logIndex }) =>

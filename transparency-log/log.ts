@@ -48,6 +48,8 @@ export interface SealedHead {
   readonly witnessNote?: string
   /** DER; for CT over the RFC 6962 tree head. */
   readonly signature: Uint8Array
+  /** Set on a log's last head: no other follows. */
+  readonly frozenAtMs?: number
 }
 
 export interface SealedEntry {
@@ -78,6 +80,12 @@ export type LogErrorCode =
   /** An anchor remembers more than this log has, or another history: likewise. */
   | 'anchor_ahead'
   | 'anchor_disagrees'
+  /** The agent remembers less than it has signed for this log: its state is lost or was rolled back. */
+  | 'guard_behind'
+  /** The log's files were exchanged, deleted or written by somebody else. */
+  | 'store_replaced'
+  /** Another server writes this log with the same agent; may pass. */
+  | 'origin_in_use'
   /** The disk failed to keep what was written: the log is read-only until the server is started again. */
   | 'disk_io_error'
   | 'frozen'
@@ -131,6 +139,10 @@ export interface Log {
   fault(): { code: LogErrorCode; message: string } | undefined
   /** From now on every new entry is refused with this error, and nothing makes the log take one again but a restart. */
   halt(reason: LogError): void
+  /** Ends the log: no new entry, a last head that is signed as such. Rejects with `LogError`; may be asked for again. */
+  freeze(): Promise<void>
+  /** Looks again after an operator has acted on what had ended the writing; resolves with the fault that is left. */
+  resume(): Promise<LogError | undefined>
   /** Stops taking entries, finishes what was accepted, closes the store. */
   close(): Promise<void>
 }

@@ -27,7 +27,7 @@ export interface OpenLogOptions {
   /** Milliseconds since the epoch. */
   readonly now?: () => number
   readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'>
-  /** Refuses every new entry as `frozen`; a head that was committed before is still sealed. */
+  /** Refuses every new entry as `frozen`, whatever the store says; a head that was committed before is still sealed. */
   readonly frozen?: boolean
   /** Have heads signed for witnesses too, where the agent has a key for that; off unless told. */
   readonly witnessed?: boolean
@@ -123,6 +123,8 @@ export async function startLog(
     backupRows: (start, limit) => view.backupRows(start, limit),
     fault: () => sequencer.fault(),
     halt: (reason) => sequencer.halt(reason),
+    freeze: () => sequencer.freeze(),
+    resume: () => sequencer.resume(),
     close: () => sequencer.close(),
   }
 }

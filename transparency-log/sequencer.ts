@@ -21,6 +21,8 @@
  * - While the HSM is away a batch stays committed, and is sealed when it is back. Its callers are told `unavailable` at
  *   their deadline; sending the entry again finds it.
  */
+import { randomBytes } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import { type GuardedHead, HsmError, type SignedTreeHead, type SigningAgent } from '#hsm'
 import { leafHash, MAX_BUNDLE_ENTRY_LENGTH, MerkleTree } from '#tlog'
 import type { Logger } from 'pino'
@@ -72,9 +74,17 @@ interface PlacedEntry {
   readonly ticket?: Ticket
 }
 
+/** A clock that is behind the log by more was ahead before, and has been set right: its new time is the true one. */
+const SET_BACK_MS = 1_000
 const RETRY_FIRST_MS = 50
 /** Short beside what callers wait: a log must not be the last to notice that the HSM is back. */
 const RETRY_MOST_MS = 1_000
+/** Files and guard are looked at this often, so that what was done to either is told within a second. */
+const WATCH_MS = 250
+/** Some ten seconds: an HSM's short absence is sat out. */
+const FREEZE_ATTEMPTS = 200
+/** Longer than a writer that has just died keeps its log at the agent. */
+const TAKE_OVER_WITHIN_MS = 1_100
 /** Delivered marks are collected this long, so that they share a transaction. */
 const MARK_DELAY_MS = 250
 /** RFC 6962 and the search tables set no bound; this one keeps an entry's row narrow. */
@@ -101,6 +111,12 @@ export class Sequencer {
   #retryDelayMs = RETRY_FIRST_MS
   #retryTimer: NodeJS.Timeout | undefined
   readonly #refreshTimer: NodeJS.Timeout | undefined
+  #watchTimer: NodeJS.Timeout | undefined
+  #watching: Promise<void> | undefined
+  /** Of this run of the server: the agent takes heads of one log from one writer at a time. */
+  readonly #writer = randomBytes(8).toString('hex')
+  /** Set while the last batches before the log's end are sealed, and for ever after. */
+  #freezing = false
   #closing = false
   /** Delivered, and not yet known to be stored so. */
   readonly #delivered = new Set<number>()
@@ -123,14 +139,53 @@ export class Sequencer {
     await this.#load()
     this.#wake()
     await this.#running
+    // Another server's last lease runs out within a second; one that lives renews it.
+    const untilMs = performance.now() + TAKE_OVER_WITHIN_MS
+    while (this.#fault?.code === 'origin_in_use' && performance.now() < untilMs) await delay(50)
+    if (this.#fault?.code === 'origin_in_use') throw this.#fault
     if (this.view.newest === undefined) {
       throw this.#fault ?? new LogError('unavailable', 'the first head could not be signed')
+    }
+    this.#watchTimer = setInterval(() => this.#watchSoon(), WATCH_MS).unref()
+  }
+
+  /** After an operator has acted (a head was adopted): looks again at what had ended the writing. Resolves with what is left. */
+  async resume(): Promise<LogError | undefined> {
+    await this.#running
+    if (this.#fault !== undefined && isFinal(this.#fault)) {
+      this.#fault = undefined
+      this.#guard = undefined
+      this.#stale = true
+      clearTimeout(this.#retryTimer)
+      this.#retryTimer = undefined
+      this.#wake()
+      await this.#running
+    }
+    return this.#fault
+  }
+
+  /**
+   * Ends the log: takes no entry any more, seals what was accepted, and has its last head signed as such. Resolves once
+   * that is durable; asked again it resolves with the same head. Rejects with `LogError` if it could not be signed: then
+   * nothing new is taken all the same, and freezing may be tried again.
+   */
+  async freeze(): Promise<void> {
+    this.#freezing = true
+    for (let attempt = 0; this.view.newest?.frozenAtMs === undefined; attempt++) {
+      if (this.#fault !== undefined && isFinal(this.#fault)) throw this.#fault
+      if (attempt > FREEZE_ATTEMPTS) throw this.#fault ?? new LogError('unavailable', 'the last head was not signed')
+      this.#wake()
+      await this.#running
+      if (this.view.newest?.frozenAtMs === undefined) await delay(RETRY_FIRST_MS)
     }
   }
 
   /** See `Log.add`. */
   async add(entry: PendingEntry): Promise<Added> {
     if (this.#closing) throw new LogError('unavailable', 'the log is being closed')
+    if (this.#freezing || this.view.newest?.frozenAtMs !== undefined) {
+      throw new LogError('frozen', 'the log is frozen; use the current one')
+    }
     if (this.#fault !== undefined && isFinal(this.#fault)) throw this.#fault
     if (entry.dedupeKey.length !== 32) throw new LogError('invalid_entry', 'a dedupe key has 32 bytes')
     const answer = this.#pool.join(entry)
@@ -157,11 +212,53 @@ export class Sequencer {
   async close(): Promise<void> {
     this.#closing = true
     clearInterval(this.#refreshTimer)
+    clearInterval(this.#watchTimer)
+    await this.#watching
     while (this.#running !== undefined) await this.#running
     clearTimeout(this.#retryTimer)
     this.#abandon(new LogError('unavailable', 'the log was closed before the entry was sealed'))
     await this.#storeMarks()
+    const { agent, key, origin } = this.#options
+    // The next server need not wait for the lease to run out. An agent that is away does not keep this one from ending.
+    await Promise.race([agent.guardedHead({ key, origin, writer: this.#writer, release: true }), delay(200)]).catch(
+      () => undefined,
+    )
     await this.#store.close()
+  }
+
+  #watchSoon(): void {
+    this.#watching ??= this.#watch().finally(() => {
+      this.#watching = undefined
+    })
+  }
+
+  /** Between batches: the store's files are still its own, and the agent remembers what it signed. */
+  async #watch(): Promise<void> {
+    if (this.#closing || (this.#fault !== undefined && isFinal(this.#fault))) return
+    try {
+      await this.#store.check()
+    } catch (error) {
+      if (error instanceof StoreError && error.code === 'replaced') this.#failed(error)
+      return
+    }
+    if (this.#fault !== undefined) return
+    const { agent, key, origin } = this.#options
+    const before = this.#guard
+    let guard: GuardedHead
+    try {
+      guard = await agent.guardedHead({ key, origin, writer: this.#writer })
+    } catch (error) {
+      // An agent that is away is told of by whoever needs it; another writer is news.
+      if (error instanceof HsmError && error.reason === 'origin_in_use') this.#failed(error)
+      return
+    }
+    // A batch under way moves the guard; it looks for itself.
+    if (this.#running !== undefined || this.#guard !== before || before === undefined) return
+    try {
+      this.#checkGuard(guard)
+    } catch (error) {
+      this.#failed(error)
+    }
   }
 
   /** Starts the run, unless one is on its way or a failure's pause lasts. Waits a turn so that one turn's adds share a batch. */
@@ -188,6 +285,8 @@ export class Sequencer {
       for (let taken = this.#pool.take(batchSize); taken.length > 0; taken = this.#pool.take(batchSize)) {
         await this.#sequence(taken)
       }
+      // What was accepted before is in; nothing joins any more.
+      if (this.#freezing) await this.#catchUp()
     } catch (error) {
       this.#failed(error)
     }
@@ -203,7 +302,9 @@ export class Sequencer {
     const old = refreshMs > 0 && sealed !== undefined && this.#options.now() - sealed.timestampMs >= refreshMs
     // The line for witnesses is not stored; the same head may be signed once more.
     const unwitnessed = this.#options.witnessed && sealed?.witnessNote === undefined
-    if (sealed !== undefined && sealed.size === this.#committed.size && !old && !unwitnessed) return
+    if (sealed?.frozenAtMs !== undefined) return
+    const last = this.#freezing && this.#pool.queued === 0
+    if (sealed !== undefined && sealed.size === this.#committed.size && !old && !unwitnessed && !last) return
     // What is signed must not rest on a cache that the disk has not caught up with.
     await this.#store.settle()
     await this.#seal()
@@ -241,7 +342,7 @@ export class Sequencer {
 
   /** Gives each entry its index and the batch its time; an entry that cannot be stored is refused and takes no index. */
   #place(fresh: readonly Ticket[]): PlacedEntry[] {
-    const timestampMs = this.#time()
+    const timestampMs = this.#entryTime()
     const placed: PlacedEntry[] = []
     for (const ticket of fresh) {
       const index = this.#committed.size + placed.length
@@ -296,8 +397,15 @@ export class Sequencer {
     await this.#reach('after-guard')
     const entries = await this.#signEntries()
     await this.#reach('after-entry-signatures')
-    const { note, signature, witnessNote = '' } = signed
-    const head = { size, rootHash, timestampMs, note, signature }
+    const { note, signature, witnessNote = '', frozenAtMs } = signed
+    const head = {
+      size,
+      rootHash,
+      timestampMs,
+      note,
+      signature,
+      ...(frozenAtMs === undefined ? {} : { frozenAtMs }),
+    }
     const signatures = entries.filter(({ entrySignature }) => entrySignature.length > 0)
     const outcome = await this.#store.seal(
       head,
@@ -326,7 +434,19 @@ export class Sequencer {
     // Should the reply be lost, the guard may have moved all the same: ask again next time.
     this.#guard = undefined
     const consistencyProof = this.#tree.consistencyProof(guard.size, size)
-    const signed = await agent.treeHead({ key, origin, size, rootHash, timestampMs, consistencyProof, witnessed })
+    // A log whose last head was signed before a crash: it is that head that must be had again.
+    const freeze = guard.frozenAtMs !== undefined || (this.#freezing && this.#pool.queued === 0)
+    const signed = await agent.treeHead({
+      key,
+      origin,
+      size,
+      rootHash,
+      timestampMs,
+      consistencyProof,
+      witnessed,
+      writer: this.#writer,
+      freeze,
+    })
     this.#guard = { size, rootHash }
     return signed
   }
@@ -334,7 +454,13 @@ export class Sequencer {
   /** The agent's guarded head, which must be a prefix of what is committed: a database is never behind its guard. */
   async #checkedGuard(): Promise<GuardedHead> {
     const { agent, key, origin } = this.#options
-    const guard = await agent.guardedHead({ key, origin })
+    const guard = await agent.guardedHead({ key, origin, writer: this.#writer })
+    this.#checkGuard(guard)
+    return guard
+  }
+
+  #checkGuard(guard: GuardedHead): void {
+    const { origin } = this.#options
     const { size } = this.#committed
     if (guard.size > size) {
       throw forkRefused(
@@ -348,7 +474,15 @@ export class Sequencer {
         `at size ${guard.size} of ${origin} the agent signed root ${signed}, but this database has ${found.toString('hex')}`,
       )
     }
-    return guard
+    const sealed = this.view.newest
+    if (sealed !== undefined && guard.size < sealed.size) {
+      const signed = `this database has the agent's signature for size ${sealed.size} of ${origin}`
+      throw new LogError(
+        'guard_behind',
+        `${signed}, but the agent remembers size ${guard.size}: its state is lost or older than the log. ` +
+          'The log is read-only. Put the newest state of the agent back, or check the log and have its head adopted: chancery log adopt',
+      )
+    }
   }
 
   /** The entries above the sealed head with their own signatures, which are made side by side. */
@@ -428,6 +562,12 @@ export class Sequencer {
   /** Now, but never before the newest time that this log has shown, whatever the clock does. */
   #time(): number {
     return Math.max(this.#options.now(), this.#committed.timestampMs, this.view.newest?.timestampMs ?? 0)
+  }
+
+  /** The same for entries, but for a clock that was set back by more than it wavers: they state the time as it is now. */
+  #entryTime(): number {
+    const [now, time] = [this.#options.now(), this.#time()]
+    return time - now > SET_BACK_MS ? now : time
   }
 
   async #reach(point: FaultPoint): Promise<void> {
@@ -522,9 +662,18 @@ function unavailable(what: string, cause: unknown): LogError {
   return new LogError('unavailable', what, { cause })
 }
 
+const FINAL: ReadonlySet<string> = new Set([
+  'fork_refused',
+  'anchor_ahead',
+  'anchor_disagrees',
+  'guard_behind',
+  'store_replaced',
+  'disk_io_error',
+] satisfies LogError['code'][])
+
 /** No retry can help: two histories, or the traces of them; or a disk that nobody knows the content of. */
 function isFinal({ code }: LogError): boolean {
-  return code === 'fork_refused' || code === 'anchor_ahead' || code === 'anchor_disagrees' || code === 'disk_io_error'
+  return FINAL.has(code)
 }
 
 /** What a failure means for the callers: `fork_refused` ends writing, everything else is tried again. */
@@ -535,11 +684,22 @@ function faultOf(error: unknown): LogError {
     if (error.reason === 'fork_refused') {
       return forkRefused(`the agent refuses to sign for this log: ${error.message}`, { cause: error })
     }
+    if (error.reason === 'origin_in_use') {
+      return new LogError('origin_in_use', `${error.message}. Stop one of the two: docs/runbook.md`, { cause: error })
+    }
     return unavailable(`the HSM agent does not sign just now (${error.code}: ${error.reason})`, error)
   }
   if (error instanceof StoreError) {
     if (error.code === 'damaged') return forkRefused(`the database is damaged: ${error.message}`, { cause: error })
     if (error.code === 'disk_io_error') return new LogError('disk_io_error', error.message, { cause: error })
+    if (error.code === 'replaced') {
+      return new LogError(
+        'store_replaced',
+        `${error.message}. Nothing is written any more; the last acknowledged entries may be in the open file alone. ` +
+          'Before anything else read docs/runbook.md',
+        { cause: error },
+      )
+    }
     return unavailable(`the log's database failed (${error.code})`, error)
   }
   return unavailable('the log failed', error)

@@ -4,6 +4,7 @@ import type { KeyConfig } from '../agent-config.ts'
 import type { AgentState } from '../agent-state.ts'
 import { HsmError } from '../signing.ts'
 import type { WireValue } from '../wire.ts'
+import type { WriterLeases } from '../writer-leases.ts'
 
 /** What a check may look at. It writes to `state` only after the last check that can refuse. */
 export interface CheckContext {
@@ -11,6 +12,8 @@ export interface CheckContext {
   /** SHA-256 of the key's SPKI. */
   readonly keyId: Uint8Array
   readonly state: AgentState
+  /** Who writes which log just now. */
+  readonly leases: WriterLeases
   readonly nowMs: number
 }
 
@@ -110,6 +113,12 @@ export class Fields {
   flag(name: string): boolean {
     const value = this.#take(name) ?? false
     return typeof value === 'boolean' ? value : refuse('malformed', `${name} is not true or false`)
+  }
+
+  /** Text, empty if there is none. */
+  optionalText(name: string): string {
+    const value = this.#take(name) ?? ''
+    return typeof value === 'string' ? value : refuse('malformed', `${name} is not text`)
   }
 
   fields(name: string): Fields {

@@ -42,8 +42,15 @@ export const checkTreeHead: Check = (request, context) => {
   }
   const proof = request.hashes('consistencyProof', MAX_PROOF_HASHES)
   const witnessed = request.flag('witnessed')
+  const writer = request.optionalText('writer')
+  const freeze = request.flag('freeze')
   request.end()
   const guard = guardOf(head.origin, context)
+  context.leases.claim(head.origin, writer)
+  const frozenAtMs = context.state.frozenAt(head.origin)
+  if (frozenAtMs !== undefined && !(freeze && isSame(head, guard))) {
+    refuse('frozen', `the last head of ${head.origin} was signed at size ${guard.size}: the log is frozen`)
+  }
   const isCt = context.key.style === 'ct'
   if (isCt) checkTime(head, guard, context)
   const latched = context.state.latch(`origin:${head.origin}`)
@@ -53,7 +60,10 @@ export const checkTreeHead: Check = (request, context) => {
     const timestampMs = isCt ? head.timestampMs : 0
     context.state.setGuard({ ...head, timestampMs, keyId: context.keyId })
   }
-  return statementOf(head, context, witnessed)
+  if (!freeze) return statementOf(head, context, { witnessed })
+  const lastAtMs = frozenAtMs ?? context.nowMs
+  context.state.setFrozen(head.origin, lastAtMs)
+  return statementOf(head, context, { witnessed, frozenAtMs: lastAtMs })
 }
 
 /** Latches the origin of a head that its key signed and its guard has forgotten. Refuses anything else. */
@@ -67,10 +77,7 @@ export function reportedHead(request: Fields, context: CheckContext): void {
   const signature = request.bytes('signature')
   request.end()
   const guard = guardOf(head.origin, context)
-  const { message } = statementOf(head, context, false)
-  const { spkiDer } = context.key
-  const key = { key: Buffer.from(spkiDer), format: 'der', type: 'spki' } as const
-  if (!verify('sha256', message, key, signature)) refuse('bad_signature', 'the reported head is not signed by this key')
+  requireOwnSignature(head, signature, context)
   if (head.size < guard.size || (head.size === guard.size && equal(head.rootHash, guard.rootHash))) {
     refuse('no_contradiction', `the guard of ${head.origin} at size ${guard.size} knows of more`)
   }
@@ -80,12 +87,64 @@ export function reportedHead(request: Fields, context: CheckContext): void {
   context.state.setLatch(`origin:${head.origin}`, found, context.nowMs)
 }
 
+/** Moves the guard to a head that its key signed and the guard has forgotten, and lifts the origin's latch. Never back. */
+export function adoptedHead(request: Fields, context: CheckContext): { readonly origin: string } & GuardedHead {
+  const head: Head = {
+    origin: request.text('origin'),
+    size: request.count('size'),
+    rootHash: request.hash('rootHash'),
+    timestampMs: request.count('timestampMs'),
+  }
+  const signature = request.bytes('signature')
+  const frozenAtMs = request.count('frozenAtMs')
+  const proof = request.hashes('consistencyProof', MAX_PROOF_HASHES)
+  request.end()
+  const guard = guardOf(head.origin, context)
+  requireOwnSignature(head, signature, context, frozenAtMs)
+  if (head.size < guard.size) {
+    refuse('guard_ahead', `the guard of ${head.origin} knows of size ${guard.size}: it is not lowered to ${head.size}`)
+  }
+  try {
+    const [first, second] = [guard, head]
+    verifyConsistency({
+      first: first.size,
+      firstRoot: first.rootHash,
+      second: second.size,
+      secondRoot: second.rootHash,
+      proof,
+    })
+  } catch (error) {
+    if (!(error instanceof TlogError)) throw error
+    refuse('not_a_continuation', `size ${head.size} does not follow from the guarded size ${guard.size}`)
+  }
+  const isCt = context.key.style === 'ct'
+  context.state.setGuard({ ...head, timestampMs: isCt ? head.timestampMs : 0, keyId: context.keyId })
+  if (frozenAtMs > 0) context.state.setFrozen(head.origin, frozenAtMs)
+  context.state.liftLatch(`origin:${head.origin}`)
+  return { origin: head.origin, size: head.size, rootHash: head.rootHash }
+}
+
+function requireOwnSignature(head: Head, signature: Uint8Array, context: CheckContext, frozenAtMs = 0): void {
+  const { message } = statementOf(head, context, frozenAtMs > 0 ? { frozenAtMs } : {})
+  const key = { key: Buffer.from(context.key.spkiDer), format: 'der', type: 'spki' } as const
+  if (!verify('sha256', message, key, signature)) refuse('bad_signature', 'this head is not signed by this key')
+}
+
 /** The guarded head of an origin of this key, for the log to prove its growth from. */
 export function guardedHead(request: Fields, context: CheckContext): GuardedHead {
   const origin = request.text('origin')
+  const writer = request.optionalText('writer')
+  const release = request.flag('release')
   request.end()
   const { size, rootHash } = guardOf(origin, context)
-  return { size, rootHash }
+  if (release) context.leases.release(origin, writer)
+  else context.leases.claim(origin, writer)
+  const frozenAtMs = context.state.frozenAt(origin)
+  return { size, rootHash, ...(frozenAtMs === undefined ? {} : { frozenAtMs }) }
+}
+
+function isSame(head: Head, guard: Guard): boolean {
+  return head.size === guard.size && equal(head.rootHash, guard.rootHash)
 }
 
 function guardOf(origin: string, { key, keyId, state }: CheckContext): Guard {
@@ -119,6 +178,8 @@ function checkContinues(head: Head, guard: Guard, proof: readonly Uint8Array[], 
 
 /** RFC 6962 §3.5: a tree head's time is that of its newest entry or later, and every head is later than the one before. */
 function checkTime(head: Head, guard: Guard, context: CheckContext): void {
+  // The clock was set back: a time that this log has signed is no news, and RFC 6962 lets no head be older.
+  if (head.timestampMs === guard.timestampMs) return
   checkLogTime(context, `${context.key.name}/treeHead`, head.timestampMs)
   if (head.timestampMs < guard.timestampMs) refuse('time_steps_back', 'time is before that of the last tree head')
 }
@@ -127,32 +188,45 @@ function checkTime(head: Head, guard: Guard, context: CheckContext): void {
  * CT: RFC 6962 §3.5. Otherwise a note: C2SP tlog-checkpoint and Rekor v1 differ in origin and name alone, and both take the
  * first bytes of the SPKI's hash as hint. The witness key signs the same size and root, and only together with them.
  */
-function statementOf(head: Head, { key }: CheckContext, witnessed: boolean): Statement {
+function statementOf(
+  head: Head,
+  { key }: CheckContext,
+  { witnessed = false, frozenAtMs }: { readonly witnessed?: boolean; readonly frozenAtMs?: number },
+): Statement {
   const { origin, size, rootHash, timestampMs } = head
   const { style, witness } = key
-  const body = formatCheckpoint({ origin, size, rootHash })
+  // As rekor-tiles tells it; Rekor v1's clients and RFC 6962 know of no such line.
+  const extensions = style === 'tlog' && frozenAtMs !== undefined ? [frozenLine(frozenAtMs)] : []
+  const frozen = frozenAtMs === undefined ? {} : { frozenAtMs }
+  const body = formatCheckpoint({ origin, size, rootHash, extensions })
   const ownLine = { name: signatureName(origin), keyHint: keyHintSpki(key.spkiDer) }
   const noteOf = (signature: Uint8Array) => (style === 'ct' ? '' : formatNote(body, [{ ...ownLine, signature }]))
   const message = style === 'ct' ? treeHeadSignatureInput(size, timestampMs, rootHash) : new TextEncoder().encode(body)
   if (!witnessed || witness === undefined) {
-    return { message, release: (signature) => ({ note: noteOf(signature), signature, witnessNote: '' }) }
+    return { message, release: (signature) => ({ note: noteOf(signature), signature, witnessNote: '', ...frozen }) }
   }
   // One body for both lines where the origin can be a key's name; only Rekor v1's, with its spaces, cannot.
   const name = witnessOrigin(origin)
-  const witnessBody = formatCheckpoint({ origin: name, size, rootHash })
+  const witnessBody = formatCheckpoint({ origin: name, size, rootHash, extensions })
   const witnessLine = { name, keyHint: keyHintC2sp(name, ED25519_NOTE_KEY, witness.raw) }
   return {
     message,
     second: { key: witness.key, message: new TextEncoder().encode(witnessBody) },
     release: (signature, second) => {
       const note = noteOf(signature)
-      if (second === undefined) return { note, signature, witnessNote: '' }
+      if (second === undefined) return { note, signature, witnessNote: '', ...frozen }
       const line: NoteSignature = { ...witnessLine, signature: second }
       // Some verifiers take the first line with the log's name: the P-256 line stays first.
       const both = style === 'tlog' ? formatNote(body, [{ ...ownLine, signature }, line]) : undefined
-      return { note: both ?? note, signature, witnessNote: both ?? formatNote(witnessBody, [line]) }
+      return { note: both ?? note, signature, witnessNote: both ?? formatNote(witnessBody, [line]), ...frozen }
     },
   }
+}
+
+/** The last line of a frozen log's last checkpoint (rekor-tiles, cmd/freeze-checkpoint); Go's time.UnixDate, in UTC. */
+function frozenLine(atMs: number): string {
+  const [day = '', date = '', month = '', year = '', time = ''] = new Date(atMs).toUTCString().split(/,? /)
+  return `Log frozen — ${day} ${month} ${String(Number(date)).padStart(2)} ${time} UTC ${year}`
 }
 
 function hex(bytes: Uint8Array): string {

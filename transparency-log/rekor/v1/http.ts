@@ -323,6 +323,9 @@ const LOG_TEXT: Partial<Record<LogError['code'], string>> = {
   disk_io_error: 'this log is read-only until its operator acts',
   anchor_ahead: 'this log is read-only until its operator acts',
   anchor_disagrees: 'this log is read-only until its operator acts',
+  guard_behind: 'this log is read-only until its operator acts',
+  store_replaced: 'this log is read-only until its operator acts',
+  origin_in_use: 'the log cannot be written just now; retry',
   frozen: 'this log has been frozen, please switch to the latest log',
 }
 

@@ -134,13 +134,13 @@ describe.each(MODULES)('$name', ({ start, profile, makes, refuses, unproven, ori
     }
   })
 
-  test.skipIf(refuses.length === 0)('says which kinds it does not make', async () => {
-    for (const kind of refuses) {
+  for (const kind of refuses) {
+    test(`says that it makes no ${kind}`, async () => {
       const asked = spawned.admin.generateKey({ token: 'online', label: `no-${kind}`, kind })
       await expect(asked).rejects.toMatchObject({ code: 'refused', reason: 'kind_not_offered' })
-    }
-    expect((await spawned.agent.status()).ready).toBe(true)
-  })
+      expect((await spawned.agent.status()).ready).toBe(true)
+    })
+  }
 
   test('issues root, intermediate and leaf that openssl accepts strictly', async () => {
     const leafDer = await leaf(spawned, installation, 'issuing-ca', installation.issuingDer)
@@ -217,7 +217,7 @@ describe.each(MODULES)('$name', ({ start, profile, makes, refuses, unproven, ori
     expect(verifyCheckpoint(note, { origin: ORIGIN['rekor-v2'], spkiDer })).toMatchObject({ size: 5 })
   })
 
-  test.skipIf(!makes.includes('ed25519'))('signs TUF metadata with Ed25519', async () => {
+  const edwards = async () => {
     const { uri, spkiDer, kind } = need(installation.keys['made-ed25519'])
     const spki = Buffer.from(spkiDer)
     const key = {
@@ -237,7 +237,9 @@ describe.each(MODULES)('$name', ({ start, profile, makes, refuses, unproven, ori
       expect(signature).toHaveLength(64)
       expect(verify(null, payload, createPublicKey({ key: spki, format: 'der', type: 'spki' }), signature)).toBe(true)
     }
-  })
+  }
+  // The other modules refuse to make such a key, which is a test above.
+  if (makes.includes('ed25519')) test('signs TUF metadata with Ed25519', edwards)
 })
 
 const OPENSSL_NAME: Readonly<Record<KeyKind, string>> = {

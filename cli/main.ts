@@ -20,6 +20,8 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   serve: () => import('./serve.ts'),
   status: () => import('./status.ts'),
   clients: () => import('./clients.ts'),
+  agent: () => import('./agent.ts'),
+  log: () => import('./log.ts'),
   token: () => import('./token.ts'),
   key: () => import('./key.ts'),
   hsm: () => import('./hsm.ts'),

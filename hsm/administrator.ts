@@ -142,7 +142,8 @@ export class Administrator {
   async #status(): Promise<WireValue> {
     // At the start the answer waits for the first attempt to connect, which takes milliseconds if it succeeds.
     await Promise.race([this.#module.settled(), new Promise((resolve) => setTimeout(resolve, 500))])
-    const fault = this.#module.fault()
+    const replaced = this.#state.replaced()
+    const fault = replaced === undefined ? this.#module.fault() : { message: `state_replaced: ${replaced}` }
     const { confirmedBy } = this.#config.clock
     const latchOf = (name: string) => this.#state.latch(name) ?? ''
     const status: AgentStatus = {

@@ -54,7 +54,7 @@ const SCHEMA_VERSION = MIGRATIONS.length
  * use of an open one: its files were exchanged or written by somebody else.
  */
 export class AgentStateError extends Error {
-  readonly code: 'locked' | 'newer_schema' | 'damaged' | 'state_copied' | 'state_replaced'
+  readonly code: 'locked' | 'newer_schema' | 'damaged' | 'state_copied' | 'state_replaced' | 'not_copied'
   constructor(code: AgentStateError['code'], message: string, options?: ErrorOptions) {
     super(message, options)
     this.name = 'AgentStateError'
@@ -462,6 +462,7 @@ export async function openAgentState(folder: string, options: OpenStateOptions):
 function settlePlace(folder: string, adopt: string | undefined): void {
   const foreign = foreignPlace(folder)
   if (foreign === undefined) {
+    if (adopt !== undefined) throw new AgentStateError('not_copied', `${folder} is no copy: there is nothing to adopt`)
     takePlace(folder, { adopted: false })
     return
   }

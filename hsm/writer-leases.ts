@@ -23,10 +23,7 @@ export class WriterLeases {
     const held = this.#writers.get(origin)
     const nowMs = this.#now()
     if (held !== undefined && held.writer !== writer && nowMs - held.heardMs < LEASE_MS) {
-      refuse(
-        'origin_in_use',
-        `another server writes ${origin} with this agent; it was heard of ${Math.round(nowMs - held.heardMs)} ms ago`,
-      )
+      refuse('origin_in_use', `another server writes ${origin} with this agent`)
     }
     this.#writers.set(origin, { writer, heardMs: nowMs })
   }

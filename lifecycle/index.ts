@@ -4,6 +4,7 @@ export { backUp, type BackupSources, type BackupStep, type FinishedBackup } from
 export { type BackupManifest, readManifest } from './backup-manifest.ts'
 export { restore, type RestoreOptions, type Restored, type RestoreStep, verifyBackup } from './restore.ts'
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'
+export { adoptAgentState } from './adopt-state.ts'
 export { agentNames, type AgentFile, type AgentReach, operatorError, readAgentFile, withAdminAgent } from './agents.ts'
 export {
   backupKeys,

@@ -5,6 +5,7 @@
 
 import { chmodSync, mkdirSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, request as httpRequest } from 'node:http'
+import { connect } from 'node:net'
 import { dirname } from 'node:path'
 
 /** What a verb is given. */
@@ -80,6 +81,18 @@ export async function listenAdmin(socketPath: string, verbs: AdminVerbs): Promis
       server.close(() => resolve())
     })
   }
+}
+
+/** Whether somebody listens there: a server that stands still is one, too. */
+export async function isServed(socketPath: string): Promise<boolean> {
+  return await new Promise((resolve) => {
+    const socket = connect(socketPath)
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
 }
 
 /** More than any verb takes. */

@@ -10,6 +10,7 @@ const ANSWER_WITHIN_MS = 3000
 /** Every code that is raised and cleared here. */
 const CODES = [
   'agent_away',
+  'state_replaced',
   'clock_stepped',
   'token_latched',
   'token_absent',
@@ -29,6 +30,9 @@ export interface AgentAlarm {
 export function alarmsOf(status: AgentStatus | undefined): AgentAlarm[] {
   if (status === undefined) {
     return [{ code: 'agent_away', subject: 'agent', message: 'the HSM agent does not answer: nothing is signed' }]
+  }
+  if (status.reason.startsWith('state_replaced')) {
+    return [{ code: 'state_replaced', subject: 'agent', message: `${status.reason}. Nothing is signed any more` }]
   }
   return [
     ...clockAlarms(status),

@@ -8,9 +8,9 @@ import { createHash } from 'node:crypto'
 import { dirname, join, resolve as resolvePath } from 'node:path'
 import type { Logger } from 'pino'
 import { parse as parseYaml } from 'yaml'
-import { Alarms, OperatorError } from '#alarms'
+import { Alarms, CATALOGUE, type Code, OperatorError } from '#alarms'
 import { type Authority, caSection, createAuthority } from '#ca'
-import { connectAgent, connectRoleAgents, type SigningAgent, spawnAgent } from '#hsm'
+import { connectAgent, connectRoleAgents, HsmError, type SigningAgent, spawnAgent } from '#hsm'
 import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
 import { type IssuerPolicy, parseFulcioConfig } from '#policy'
 import { createTimestampAuthority, type TimestampAuthority, timestampSection } from '#timestamp'
@@ -20,6 +20,7 @@ import {
   ctSignEntry,
   type EntryChecks,
   killAt,
+  LogError,
   type Log,
   openLog,
   rekorV1Section,
@@ -27,14 +28,15 @@ import {
   rekorV2Section,
   type SealedHead,
   startEntryChecks,
+  StoreError,
 } from '#transparency-log'
 import { openTrustRoot, servedFolder, type TrustRoot, trustRootSection } from '#trust-root'
 import { decodePem } from '#x509'
-import { listenAdmin } from './admin.ts'
+import { isServed, listenAdmin } from './admin.ts'
 import { type Anchors, isWitnessed, startAnchors } from './anchors.ts'
 import { backupVerb, watchBackupAge } from './backup.ts'
 import { type IssuingAgent, tellOfCap } from './cap-alarm.ts'
-import { type WatchedClock, watchClock } from './clock.ts'
+import { timeSourcesOf, type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { type WatchedDisk, watchDisk } from './disk.ts'
 import { watchAgent } from './agent-alarms.ts'
@@ -83,6 +85,7 @@ export async function serve(loaded: LoadedConfig, options: ServeOptions): Promis
     for (const closer of closers.splice(0).toReversed()) await closer()
   }
   try {
+    await refuseSecondServer(loaded)
     const parts = await openParts(loaded, logger, closers)
     if (options.checkOnly === true) return { close }
 
@@ -121,6 +124,16 @@ export async function serve(loaded: LoadedConfig, options: ServeOptions): Promis
   }
 }
 
+/** Told before anything is opened: each lock below would refuse as well, one after the other and after a wait. */
+async function refuseSecondServer({ config, dataDir, resolve }: LoadedConfig): Promise<void> {
+  const socket = resolve(config.admin.socket)
+  if (!(await isServed(socket))) return
+  throw new OperatorError(
+    'store_in_use',
+    `a server runs on ${dataDir} already: it answers on ${socket}. One server a data folder; stop it first`,
+  )
+}
+
 /** Agent first, then what signs with it: logs, CA, timestamps, trust root. */
 async function openParts(
   loaded: LoadedConfig,
@@ -133,7 +146,12 @@ async function openParts(
     if (change === 'raised') logger.error({ alarm: code, subject, runbook: `docs/runbook.md#${code}` }, message)
     else logger.info({ alarm: code, subject }, 'alarm is over')
   })
-  const clock = watchClock((stepMs) => logger.error({ stepMs }, 'the clock was stepped'))
+  const clock = await watchClock({
+    sources: timeSourcesOf(config),
+    steadySeconds: config.time.steadySeconds,
+    strict: config.profile === 'production',
+    alarms,
+  })
   closers.push(clock.close)
 
   const disk = await openDisk(loaded, alarms)
@@ -146,7 +164,9 @@ async function openParts(
 
   const logs = await Promise.all(
     config.logs.map(async (logConfig) => {
-      const log = await openConfiguredLog(logConfig, { loaded, agent, clock, disk, logger })
+      const log = await openConfiguredLog(logConfig, { loaded, agent, clock, disk, logger }).catch((error: unknown) => {
+        throw logRefusal(error, logConfig) ?? error
+      })
       closers.push(async () => await log.close())
       return { config: logConfig, log }
     }),
@@ -196,7 +216,22 @@ async function openAgent(loaded: LoadedConfig, logger: Logger): Promise<SigningA
       { deadlineMs },
     )
   }
-  return (await spawnAgent({ configPath: loaded.resolve(agent.spawn), logger, deadlineMs })).agent
+  try {
+    return (await spawnAgent({ configPath: loaded.resolve(agent.spawn), logger, deadlineMs })).agent
+  } catch (error) {
+    throw stateRefusal(error) ?? error
+  }
+}
+
+/** What an agent said of its state before it ended reaches us as words. */
+function stateRefusal(error: unknown): OperatorError | undefined {
+  if (!(error instanceof HsmError)) return undefined
+  if (error.message.startsWith('state_copied')) {
+    return new OperatorError('state_copied', error.message.replace(/^state_copied: /, ''), { cause: error })
+  }
+  return error.message.startsWith('another agent uses')
+    ? new OperatorError('agent_locked', `${error.message}; stop it first`, { cause: error })
+    : undefined
 }
 
 /**
@@ -234,6 +269,24 @@ function stateFolderOf(agentFile: string): string | undefined {
   }
 }
 
+/** The clock for what states its time to the world: without trust it gives none, and nothing is committed or sealed with it. */
+function trusted(clock: WatchedClock): () => number {
+  return () => {
+    const fault = clock.fault()
+    if (fault !== undefined) throw new LogError('unavailable', fault)
+    return clock.now()
+  }
+}
+
+/** What keeps a log from being opened and is in the runbook. */
+function logRefusal(error: unknown, { name, database }: LogConfig): OperatorError | undefined {
+  if (error instanceof StoreError && error.code === 'in_use') {
+    return new OperatorError('store_in_use', `log ${name}: ${database}: ${error.message}`, { cause: error })
+  }
+  if (!(error instanceof LogError) || !Object.hasOwn(CATALOGUE, error.code)) return undefined
+  return new OperatorError(error.code as Code, `log ${name}: ${error.message}`, { cause: error }) // just checked
+}
+
 interface LogSurroundings {
   readonly loaded: LoadedConfig
   readonly agent: SigningAgent
@@ -264,8 +317,10 @@ async function openConfiguredLog(
     databasePath,
     agent,
     logger,
-    now: clock.now,
-    refusal: kind === 'ct' ? disk.issuance : disk.uploads,
+    // Entries of Rekor v2 state no time: it goes on after a step.
+    now: kind === 'rekor-v2' ? clock.now : trusted(clock),
+    refusal: () =>
+      (kind === 'rekor-v2' ? undefined : clock.fault()) ?? (kind === 'ct' ? disk.issuance() : disk.uploads()),
     writing: () => disk.writing(name),
     witnessed: isWitnessed(loaded, config),
     ...signEntry,
@@ -295,7 +350,7 @@ async function openAuthority(
     ctLogSpkiDer: ct.log.spkiDer,
     issuers,
     clock: clock.now,
-    refusal: disk.issuance,
+    refusal: () => clock.fault() ?? disk.issuance(),
   })
 }
 
@@ -312,6 +367,7 @@ async function openTimestampAuthority(
     key: timestamp.key,
     chain: readChain(loaded, timestamp.chain),
     now: clock.now,
+    clockFault: clock.fault,
     production: profile === 'production',
     ...timeSource,
   })

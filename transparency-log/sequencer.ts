@@ -685,7 +685,7 @@ function faultOf(error: unknown): LogError {
       return forkRefused(`the agent refuses to sign for this log: ${error.message}`, { cause: error })
     }
     if (error.reason === 'origin_in_use') {
-      return new LogError('origin_in_use', `${error.message}. Stop one of the two: docs/runbook.md`, { cause: error })
+      return new LogError('origin_in_use', `${error.message}. Stop one of the two`, { cause: error })
     }
     return unavailable(`the HSM agent does not sign just now (${error.code}: ${error.reason})`, error)
   }

@@ -42,8 +42,8 @@ export interface WorkerStart {
 /** `PRAGMA application_id` of our files ("CHcy"), so that a foreign database is never taken for a log. */
 const APPLICATION_ID = 0x43486379
 
-/** How long opening waits for a process that is just ending to let go of the file. */
-const LOCK_WAIT_MS = 2_000
+/** How long opening waits for a process that is just ending to let go of the file; a rival is told of within a second. */
+const LOCK_WAIT_MS = 800
 
 /** Leaf hashes per row, as in a C2SP tile of level 0. */
 const HASHES_PER_ROW = 256

@@ -17,6 +17,7 @@ import { pinnedKeys } from '../crash/pinned-logs.ts'
 import { client } from '../e2e/clients.ts'
 import { succeeded } from '../e2e/run.ts'
 import { initialise, projectFolder, runChancery, type Stack, serve } from '../e2e/stack.ts'
+import { keepPlaces } from '../support/moved-state.ts'
 import { startWitness, type Witness } from '../support/witness.ts'
 
 const EMAIL = 'anchored@example.test'
@@ -159,6 +160,7 @@ describe('a machine rolled back with its data and its agent', () => {
     await stack.stop()
     rmSync(dataDir, { recursive: true })
     cpSync(snapshot, dataDir, { recursive: true })
+    keepPlaces(dataDir)
     writeFileSync(join(dataDir, 'serve.log'), '')
     setAnchors(anchors)
     const startedMs = performance.now()

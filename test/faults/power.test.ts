@@ -18,6 +18,7 @@ import { checkWholeLogs, type Found, type Logs, v1Entry, v2Entry } from '../cras
 import { succeeded } from '../e2e/run.ts'
 import { initialise, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { buildDiskShim, type DiskRecord, type DiskShim, readTrace } from '../support/disk-shim.ts'
+import { keepPlaces } from '../support/moved-state.ts'
 import { LONG } from './loaded-stack.ts'
 import { checkAfterPowerLoss, type Told, type Truth } from './power-check.ts'
 import { drawFrom } from '../support/on-shim.ts'
@@ -75,6 +76,7 @@ test('init: what it has finished is whole, and what it has not begins again', as
   // The power is lost the moment that it has ended. The next test goes on with what is left.
   renameSync(parent, join(scratch, 'installation-before'))
   before.materialise(parent, 'nothing', draw)
+  keepPlaces(dataDir)
   expect(readdirSync(dataDir)).not.toContain('.init-unfinished')
 })
 
@@ -101,6 +103,7 @@ test(`${CUTS + WHOLE_CUTS} cuts, of which ${WHOLE_CUTS} start everything: nothin
     const where = `cut ${number} of seed ${seed}: after record ${at} of ${records.length}, unsynced: ${fate}`
     const folder = whole ? dataDir : join(scratch, `cut-${number}`)
     disk.materialise(folder, fate, draw)
+    keepPlaces(folder)
     const beganMs = Date.now()
     try {
       if (whole) await checkWhole(teller, { publish: number % 4 === 0 })

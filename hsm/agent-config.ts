@@ -7,6 +7,7 @@ import { witnessOrigin } from '#tlog'
 import { decodePem, makeIssuer, type CertificateIssuer } from '#x509'
 import { KEY_KINDS, KINDS_OF, kindOfSpki } from './key-kinds.ts'
 import { MODULE_ENVIRONMENT, type ModuleSettings, type ModuleVariable } from './module-settings.ts'
+import type { ClockConfig } from './agent-clock.ts'
 import { parseKeyUri, parseTokenUri, type KeyUri, type TokenUri } from './pkcs11-uri.ts'
 import { PURPOSES_OF_ROLE, ROLES, type Role } from './roles.ts'
 import type { KeyKind, KeyPurpose, TufRole } from './signing.ts'
@@ -135,6 +136,17 @@ const schema = z.strictObject({
     .max(600)
     .default(15)
     .describe('a call into the module that takes longer ends the agent'),
+  clock: z
+    .strictObject({
+      confirmedBy: z
+        .union([z.literal('kernel'), z.literal('steady'), z.array(z.string()).min(1)])
+        .default('steady')
+        .describe(
+          "what ends the agent's distrust after a step of the clock: the kernel's time service; running evenly for a while (development); or a command that prints the offset to true time in milliseconds",
+        ),
+      steadySeconds: z.int().min(1).max(3600).default(30).describe('how long is a while'),
+    })
+    .prefault({}),
 })
 
 export interface TokenConfig {
@@ -188,6 +200,7 @@ export interface AgentConfig {
   readonly sessions: number
   readonly inFlight: number
   readonly watchdogSeconds: number
+  readonly clock: ClockConfig
 }
 
 /** Reads `agent.yaml`; relative paths are relative to its folder. Throws `AgentConfigError`. */
@@ -252,6 +265,7 @@ export function parseAgentConfig(text: string, folder: string): AgentConfig {
     sessions: raw.sessions,
     inFlight: raw.inFlight,
     watchdogSeconds: raw.watchdogSeconds,
+    clock: raw.clock,
   }
 }
 

@@ -22,11 +22,16 @@ export interface ExternalAgent {
   stop(): Promise<void>
 }
 
-/** Starts `hsm/agent.ts` and waits until its tokens are connected; rejects with what it said if it ends before. */
-export async function startExternal(configPath: string, as?: OtherUser): Promise<ExternalAgent> {
+/** Starts `hsm/agent.ts` and waits until its tokens are connected; rejects with what it said if it ends before. `environment` is for one of this user. */
+export async function startExternal(
+  configPath: string,
+  as?: OtherUser,
+  environment: Readonly<Record<string, string>> = {},
+): Promise<ExternalAgent> {
   // As in a container of its own: its peers have no process numbers there.
   const inOwn = ['--pid', '--fork', '--kill-child']
-  const child = as === undefined ? agentHere(configPath) : asUser(as, ['hsm/agent.ts', '--config', configPath], inOwn)
+  const child =
+    as === undefined ? agentHere(configPath, environment) : asUser(as, ['hsm/agent.ts', '--config', configPath], inOwn)
   const said: string[] = []
   const ended = new Promise<void>((done) => child.once('close', () => done()))
   const connected = new Promise<void>((done, fail) => {
@@ -54,9 +59,9 @@ function onlyChildOf(pid: number | undefined): number {
   return Number(readFileSync(`/proc/${String(pid)}/task/${String(pid)}/children`, 'utf8'))
 }
 
-function agentHere(configPath: string): ChildProcess {
+function agentHere(configPath: string, env: Readonly<Record<string, string>>): ChildProcess {
   return spawn(process.execPath, [join(project, 'hsm/agent.ts'), '--config', configPath], {
-    env: {},
+    env,
     stdio: ['ignore', 'ignore', 'pipe'],
   })
 }

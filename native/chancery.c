@@ -19,6 +19,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/timex.h>
 
 typedef struct {
   int nid;
@@ -150,13 +151,29 @@ static napi_value set_not_dumpable(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/* kernelClock(): [1 if a time service keeps the clock, its greatest error in microseconds]; changes nothing. */
+static napi_value kernel_clock(napi_env env, napi_callback_info info) {
+  (void)info;
+  struct timex state = {0};
+  const int clock = adjtimex(&state);
+  if (clock < 0) return fail(env, "adjtimex failed");
+  const double values[2] = {clock != TIME_ERROR && (state.status & STA_UNSYNC) == 0, (double)state.maxerror};
+  napi_value answer, number;
+  if (napi_create_array(env, &answer) != napi_ok) return NULL;
+  for (uint32_t i = 0; i < 2; i++)
+    if (napi_create_double(env, values[i], &number) != napi_ok || napi_set_element(env, answer, i, number) != napi_ok)
+      return NULL;
+  return answer;
+}
+
 NAPI_MODULE_INIT() {
   pthread_once(&groups_once, make_groups);
   const napi_property_descriptor functions[] = {
       {"verifyEcdsaDigest", NULL, verify_ecdsa_digest, NULL, NULL, NULL, napi_enumerable, NULL},
       {"peerCredentials", NULL, peer_credentials, NULL, NULL, NULL, napi_enumerable, NULL},
       {"setNotDumpable", NULL, set_not_dumpable, NULL, NULL, NULL, napi_enumerable, NULL},
+      {"kernelClock", NULL, kernel_clock, NULL, NULL, NULL, napi_enumerable, NULL},
   };
-  if (napi_define_properties(env, exports, 3, functions) != napi_ok) return fail(env, "addon could not be set up");
+  if (napi_define_properties(env, exports, 4, functions) != napi_ok) return fail(env, "addon could not be set up");
   return exports;
 }

@@ -53,6 +53,7 @@ interface Addon {
   verifyEcdsaDigest(curve: number, point: Uint8Array, r: Uint8Array, s: Uint8Array, digest: Uint8Array): boolean
   peerCredentials(fd: number): [pid: number, uid: number, gid: number, ...groups: number[]]
   setNotDumpable(): void
+  kernelClock(): [synchronised: 0 | 1, maxErrorMicroseconds: number]
 }
 
 const CURVE_NUMBER: Readonly<Record<Curve, number>> = { 'P-256': 0, 'P-384': 1, 'P-521': 2 }
@@ -81,6 +82,12 @@ export function peerCredentials(fd: number): PeerCredentials {
 /** Bars core files and debuggers of the same user from this process's memory (PR_SET_DUMPABLE 0, RLIMIT_CORE 0). */
 export function setNotDumpable(): void {
   calling('system', () => addon.setNotDumpable())
+}
+
+/** What the kernel knows of its clock (adjtimex(2), read only). Throws `NativeError` `system` where it may not be asked. */
+export function kernelClock(): { readonly synchronised: boolean; readonly maxErrorMs: number } {
+  const [synchronised, maxErrorMicroseconds] = calling('system', () => addon.kernelClock())
+  return { synchronised: synchronised === 1, maxErrorMs: maxErrorMicroseconds / 1000 }
 }
 
 function loadAddon(): Addon {

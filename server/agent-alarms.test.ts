@@ -33,7 +33,7 @@ function status(tokens: readonly Token[], ...places: readonly (readonly Place[])
   const keys = places.map((of, at) => {
     return { name: `key-${at}`, kind: 'P-256' as const, purposes: [], uses: 0, latched: '', places: of }
   })
-  return { ready: true, reason: '', tokens, keys, guards: [] }
+  return { ready: true, reason: '', clock: { confirmedBy: 'steady', fault: '' }, tokens, keys, guards: [] }
 }
 
 const away = { breaker: 'open', fault: 'it is gone', loggedIn: false } as const

@@ -149,6 +149,25 @@ const schema = z.strictObject({
     .optional()
     .describe('when new work is refused for want of disk space'),
   metrics: z.strictObject({ listen, tls }).optional(),
+  time: z
+    .strictObject({
+      sources: z
+        .array(
+          z.strictObject({
+            command: z.array(z.string()).min(1).describe('prints the offset to true time in milliseconds'),
+          }),
+        )
+        .default([])
+        .describe('three of them outvote one that is wrong; timestamp.timeSource counts as one too'),
+      steadySeconds: z
+        .int()
+        .min(1)
+        .max(3600)
+        .default(10)
+        .describe('without sources: how long the clock must run evenly after a step before times are stated again'),
+    })
+    .prefault({})
+    .describe('who is asked whether the clock is right; sources are required in production'),
   backup: z
     .strictObject({ maxAgeHours: z.number().positive().describe('an older last backup is the alarm backup_overdue') })
     .optional(),

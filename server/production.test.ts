@@ -19,6 +19,7 @@ const hardware = {
 const agent = (software: boolean): AgentStatus => ({
   ready: true,
   reason: '',
+  clock: { confirmedBy: 'kernel', fault: '' },
   tokens: [{ ...hardware, software }],
   keys: [],
   guards: [],

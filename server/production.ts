@@ -39,6 +39,10 @@ export function productionFaults(
     faults.push('timestamp.timeSource: a timestamp authority needs a checked clock')
   for (const log of config.logs)
     if (log.faultPoint !== undefined) faults.push(`logs.${log.name}.faultPoint: for crash tests only`)
+  if (config.time.sources.length === 0 && config.timestamp?.timeSource === undefined)
+    faults.push('time.sources: without a source of time nobody can tell whether a step of the clock was right')
+  if (agent.clock.confirmedBy === 'steady')
+    faults.push('agent: set clock.confirmedBy in its configuration to kernel or to a command')
   for (const token of agent.tokens) {
     if (token.software && config.softwareTokenAccepted === undefined) {
       faults.push(

@@ -47,6 +47,7 @@ const agentTimeoutMs = 1_500
 const unreachable: AgentStatus = {
   ready: false,
   reason: 'the HSM agent does not answer',
+  clock: { confirmedBy: 'steady', fault: '' },
   tokens: [],
   keys: [],
   guards: [],

@@ -24,6 +24,8 @@ export interface TimestampAuthorityOptions {
   readonly policyOid?: string
   /** Milliseconds since 1970. */
   readonly now: () => number
+  /** Why the clock is not to be trusted just now; then nothing is signed. */
+  readonly clockFault?: () => string | undefined
   /** Required in production. */
   readonly timeSource?: TimeSource
   /** In production nothing is signed while the clock is not known to be right within the stated accuracy. */
@@ -87,6 +89,7 @@ class Authority implements TimestampAuthority {
     this.#signerKey = toKeyObject(leaf.publicKey)
     this.#clock = new TimestampClock({
       now: options.now,
+      fault: options.clockFault,
       timeSource: options.timeSource,
       strict: options.production,
       logger: options.logger,

@@ -9,6 +9,8 @@ export type TimeSource = () => Promise<{ readonly offsetMs: number }>
 
 export interface TimestampClockOptions {
   readonly now: () => number
+  /** Why the clock is not to be trusted just now, whatever the sources say. */
+  readonly fault?: (() => string | undefined) | undefined
   readonly timeSource?: TimeSource | undefined
   /** True: without a trustworthy measurement there is no time. False: only a warning. */
   readonly strict: boolean
@@ -33,11 +35,17 @@ export class TimestampClock {
 
   /** The next token's time; throws `time_not_available`. */
   async read(): Promise<Date> {
+    const fault = this.#options.fault?.()
+    if (fault !== undefined) throw unavailable(fault)
     if (this.#options.timeSource !== undefined) await this.#check(this.#options.timeSource)
     else if (this.#options.strict) throw unavailable('no time source is configured')
     const seconds = Math.floor(this.#options.now() / 1000)
     // The clock was set back: the last time is repeated while that is within the accuracy, and not a second longer.
-    if (this.#lastSeconds - seconds > ACCURACY_SECONDS) throw unavailable('clock went back')
+    if (this.#lastSeconds - seconds > ACCURACY_SECONDS) {
+      if (this.#options.fault === undefined) throw unavailable('clock went back')
+      // It is trusted all the same: it was ahead, and has been confirmed as it is now.
+      this.#lastSeconds = seconds
+    }
     this.#lastSeconds = Math.max(this.#lastSeconds, seconds)
     return new Date(this.#lastSeconds * 1000)
   }

@@ -110,6 +110,8 @@ export function slowestRefusalMs(outcomes: readonly Outcome[]): number {
 /** When an artefact says that it was made, and when its client knows that it was. */
 export interface StatedTime {
   readonly use: Use
+  /** Of the request. */
+  readonly digest: string
   readonly statedMs: number
   /** Whole seconds in the artefact. */
   readonly wholeSeconds: boolean
@@ -137,21 +139,21 @@ export async function checkEverything(
   const spkiOf = (name: string) => keys[name]?.spkiDer ?? Buffer.alloc(0)
   const times: StatedTime[] = []
   const issuer = createPublicKey({ key: spkiOf('issuing-ca'), format: 'der', type: 'spki' })
-  for (const { use, reply, sentMs, endedMs } of all.acknowledged) {
+  for (const { use, digest, reply, sentMs, endedMs } of all.acknowledged) {
     if (use === 'ca') {
       const certificate = leafOf(reply)
       if (!certificate.verify(issuer)) throw new Error(`certificate ${certificate.serialNumber} is not the issuer's`)
-      times.push({ use, statedMs: certificate.validFromDate.getTime(), wholeSeconds: true, sentMs, endedMs })
-      times.push({ use, statedMs: sctTimeMs(certificate), wholeSeconds: false, sentMs, endedMs })
+      times.push({ use, digest, statedMs: certificate.validFromDate.getTime(), wholeSeconds: true, sentMs, endedMs })
+      times.push({ use, digest, statedMs: sctTimeMs(certificate), wholeSeconds: false, sentMs, endedMs })
     } else if (use === 'v1') {
       const [entry] = Object.values(JSON.parse(reply) as Record<string, { integratedTime: number }>)
-      times.push({ use, statedMs: (entry?.integratedTime ?? 0) * 1000, wholeSeconds: true, sentMs, endedMs })
+      times.push({ use, digest, statedMs: (entry?.integratedTime ?? 0) * 1000, wholeSeconds: true, sentMs, endedMs })
     }
   }
   for (const { use, digest, reply, sentMs, endedMs } of all.timestamps) {
     const spkiDer = spkiOf('tsa')
     const { genTimeMs } = checkTimestamp(Buffer.from(reply, 'base64'), { digestHex: digest, spkiDer })
-    times.push({ use, statedMs: genTimeMs, wholeSeconds: true, sentMs, endedMs })
+    times.push({ use, digest, statedMs: genTimeMs, wholeSeconds: true, sentMs, endedMs })
   }
   await checkTuf(stack, spkiOf('tuf-online'))
   // SETs, SCTs, checkpoints and tree heads are verified here.

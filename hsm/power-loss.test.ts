@@ -38,6 +38,8 @@ const start = async () =>
 async function expectState(name: string, told: number, materialise: (into: string) => void): Promise<void> {
   const cut = join(scratch, 'cut')
   materialise(cut)
+  // The file belongs to the inode it was on; a disk that lost power has the same one, and the model's copy has not.
+  rmSync(join(cut, 'place.json'), { force: true })
   const state = await openAgentState(cut, { waitMs: 0 })
   try {
     const size = state.guard('log.test')?.size ?? 0

@@ -6,11 +6,13 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { buildDiskShim, type DiskRecord, type DiskShim, readTrace } from '../test/support/disk-shim.ts'
 import { Disk, FATES } from '../test/support/power-model.ts'
 import { drawFrom, startOnShim } from '../test/support/on-shim.ts'
+import type { GuardedHead } from '#hsm'
 import { parseCheckpoint, parseNote } from '#tlog'
-import { makeAgentDouble } from './agent-double.fixture.ts'
+import { type AgentDouble, makeAgentDouble } from './agent-double.fixture.ts'
 import { checkLog } from './check-log.fixture.ts'
 import type { SealedHead } from './log.ts'
 import { openLog } from './open.ts'
+import { openSqliteStore } from './sqlite-store.ts'
 
 const FIXTURE = join(import.meta.dirname, 'crash-child.fixture.ts')
 const CUTS = 24
@@ -54,11 +56,12 @@ class Told {
 async function expectLog(name: string, told: Told, materialise: (into: string) => void): Promise<void> {
   const cut = join(scratch, 'cut')
   materialise(cut)
-  // The agent is on another machine: it has the key, and its guard is at least where clients know it to be.
+  // The agent is on another machine: it has the key, and its guard is at least at each head that it has signed, those
+  // that clients were shown and the one that the database holds.
   copyFileSync(join(folder, 'agent.json'), join(scratch, 'agent.json'))
   renameSync(join(scratch, 'agent.json'), join(cut, 'agent.json'))
   const agent = makeAgentDouble({ stateFile: join(cut, 'agent.json') })
-  agent.moveGuard('crash.example - 1', told.head ?? { size: 0, rootHash: EMPTY_ROOT })
+  agent.moveGuard('crash.example - 1', newer(told.head, await sealedHead(join(cut, 'log.db'), agent)))
   const log = await openLog({
     name: 'power',
     kind: 'rekor-v1',
@@ -81,6 +84,22 @@ async function expectLog(name: string, told: Told, materialise: (into: string) =
     await log.close()
     rmSync(cut, { recursive: true })
   }
+}
+
+/** The newest head that the database has a signature for. */
+async function sealedHead(path: string, agent: AgentDouble): Promise<GuardedHead | undefined> {
+  const { spkiDer } = await agent.key('log')
+  const store = await openSqliteStore(path, { kind: 'rekor-v1', origin: 'crash.example - 1', spkiDer })
+  try {
+    return (await store.head()).sealed
+  } finally {
+    await store.close()
+  }
+}
+
+function newer(one: GuardedHead | undefined, other: GuardedHead | undefined): GuardedHead {
+  const [newest] = [one, other].filter((head) => head !== undefined).toSorted((a, b) => b.size - a.size)
+  return newest ?? { size: 0, rootHash: EMPTY_ROOT }
 }
 
 const EMPTY_ROOT = new Uint8Array(

@@ -33,43 +33,161 @@ export function register(program: Command): void {
     })
 }
 
-/** The screen, at most 80 columns but for the prose of a fault. */
-export function statusScreen(status: Status): string {
-  const lines = [`${status.domain}  ${status.profile}  up since ${status.startedAt.slice(0, 19)}Z`]
-  if (status.softwareTokenAccepted !== undefined) lines.push(`software token accepted: ${status.softwareTokenAccepted}`)
-  lines.push('', 'SERVICE        STATE')
-  for (const { service, state, reason } of status.services) {
-    lines.push(`${service.padEnd(14)} ${state}`, ...(reason === '' ? [] : [`               ${reason}`]))
+const WIDTH = 80
+
+/**
+ * The screen, 80 columns: what is not well at the top, then a line for each thing. Longer words, such as paths, stay
+ * whole.
+ */
+export function statusScreen(status: Status, now = new Date()): string {
+  const lines = [`${status.domain}  ${status.profile}  up ${age(status.startedAt, now)}`]
+  if (status.softwareTokenAccepted !== undefined) {
+    lines.push(...folded(`software token accepted: ${status.softwareTokenAccepted}`, 0))
   }
-  lines.push('', 'LOG            ENTRIES     GUARD       ROOT              SEALED')
-  for (const { name, size, guardedSize, rootHashHex, sealedAt } of status.logs) {
-    const guard = guardedSize === undefined ? '?' : String(guardedSize)
-    lines.push(
-      `${name.padEnd(14)} ${String(size).padEnd(11)} ${guard.padEnd(11)} ${rootHashHex.slice(0, 16)}  ${sealedAt.slice(0, 19)}Z`,
-    )
-  }
-  lines.push('', 'KEY            CURVE  USES        PURPOSES')
-  for (const { name, kind, uses, purposes, latched, cap } of status.agent.keys) {
-    lines.push(
-      `${name.padEnd(14)} ${kind}  ${String(uses).padEnd(11)} ${purposes.join(' ')}${latched === '' ? '' : `  LATCHED: ${latched}`}`,
-    )
-    if (cap?.untilMs !== undefined) {
-      const until = new Date(cap.untilMs).toISOString().slice(0, 16)
-      lines.push(`               cap raised to ${cap.perMinute} certificates a minute until ${until}Z`)
+  lines.push(
+    ...alarmLines(status, now),
+    ...serviceLines(status),
+    '',
+    ...table(['LOG', 'ENTRIES', 'GUARD', 'ANCHORED', 'SEALED', 'WAITING', 'ROOT'], logRows(status, now)),
+    '',
+    ...table(['KEY', 'KIND', 'USES', 'CAP/MIN', 'PURPOSES'], keyRows(status)),
+    '',
+    ...status.agent.tokens.map(tokenLine),
+    ...machineLines(status, now),
+  )
+  return `${lines.map((line) => line.trimEnd()).join('\n')}\n`
+}
+
+function alarmLines({ alarms }: Status, now: Date): string[] {
+  if (alarms.length === 0) return ['no alarms']
+  return alarms.flatMap(({ code, severity, subject, message, since }) => [
+    `ALARM ${code}  ${subject}  ${severity}  for ${age(since, now)}`,
+    ...folded(message, 6),
+  ])
+}
+
+function serviceLines({ services }: Status): string[] {
+  const ready = services.filter(({ state }) => state === 'ready').map(({ service }) => service)
+  const degraded = services.filter(({ state }) => state !== 'ready')
+  return [
+    ...degraded.flatMap(({ service, state, reason }) => folded(`${state.toUpperCase()} ${service}: ${reason}`, 0, 6)),
+    ...folded(`ready: ${ready.length === 0 ? 'NOTHING' : ready.join(' ')}`, 0, 7),
+  ]
+}
+
+function logRows({ logs, anchors }: Status, now: Date): string[][] {
+  return logs.map(({ name, size, guardedSize, guardLatched, rootHashHex, sealedAt, pending }) => {
+    const guard = guardLatched === '' ? (guardedSize === undefined ? '?' : String(guardedSize)) : 'LATCHED'
+    const anchored = anchors.filter(({ log }) => log === name).map((anchor) => anchor.size ?? 0)
+    const least = anchored.length === 0 ? '-' : String(Math.min(...anchored))
+    return [name, String(size), guard, least, age(sealedAt, now), String(pending), rootHashHex.slice(0, 12)]
+  })
+}
+
+function keyRows({ agent: { keys } }: Status): string[][] {
+  return keys.map(({ name, kind, uses, purposes, latched, cap }) => {
+    const until =
+      cap?.untilMs === undefined ? '' : ` raised until ${new Date(cap.untilMs).toISOString().slice(11, 16)}Z`
+    const perMinute = cap === undefined ? '-' : String(cap.perMinute)
+    return [
+      name,
+      kind,
+      String(uses),
+      perMinute,
+      `${latched === '' ? purposes.join(' ') : `LATCHED: ${latched}`}${until}`,
+    ]
+  })
+}
+
+function tokenLine({ name, model, manufacturer, software, loggedIn, latched, fault, breaker }: Token): string {
+  const what = `${manufacturer} ${model}`.trim()
+  const state =
+    latched === ''
+      ? loggedIn && breaker === 'closed'
+        ? `logged in, ${what}${software ? ', software' : ''}`
+        : `AWAY (breaker ${breaker.replace('_', ' ')}): ${fault}`
+      : `LATCHED: ${latched}`
+  return folded(`token    ${name} ${state}`, 0, 9).join('\n')
+}
+type Token = Status['agent']['tokens'][number]
+
+/** Ends this near are told in capitals: a ceremony wants to be planned. */
+const SOON_MS = 14 * 86_400_000
+
+function machineLines(status: Status, now: Date): string[] {
+  const { agent, disk, clock, lastBackup, certificates, trustRoot, anchors } = status
+  const ends = [
+    ...certificates.map(({ name, notAfter }) => ({ name, at: notAfter })),
+    ...rolesOf(trustRoot).map(({ role, expires }) => ({ name: `TUF ${role}`, at: expires })),
+  ].map(({ name, at }) => {
+    const left = Date.parse(at) - now.getTime()
+    const day = left < 0 ? `EXPIRED ${at.slice(0, 10)}` : at.slice(0, 10)
+    // A TUF role of a day is signed again by itself; its own alarm tells when it is not.
+    return `${name} ${left >= 0 && left < SOON_MS && !name.startsWith('TUF') ? `SOON ${day}` : day}`
+  })
+  const anchored = anchors.map(
+    ({ anchor, log, fault }) => `${anchor}/${log} ${fault === '' ? 'taken' : `FAILS: ${fault}`}`,
+  )
+  const faults = [clock.fault, agent.clock.fault].filter((fault) => fault !== '')
+  const stepped = clock.lastStepMs === 0 ? 'even' : `even again, last step ${(clock.lastStepMs / 1000).toFixed(1)} s`
+  return [
+    ...(anchored.length === 0 ? [] : folded(`anchors  ${anchored.join(', ')}`, 0, 9)),
+    ...folded(`expires  ${ends.join(', ')}`, 0, 9),
+    `queue    agent ${agent.queue.underWay} of ${agent.queue.most}`,
+    ...disk.flatMap(({ path, state, freeBytes, totalBytes }) =>
+      folded(
+        `disk     ${state === 'sound' ? '' : `${state.toUpperCase()}: `}${gib(freeBytes)} of ${gib(totalBytes)} GiB free, ${path}`,
+        0,
+        9,
+      ),
+    ),
+    ...folded(`clock    ${faults.length === 0 ? stepped : `NOT TRUSTED: ${faults.join('; ')}`}`, 0, 9),
+    ...folded(
+      `backup   ${lastBackup === undefined ? 'NONE known' : `${age(lastBackup.finishedAt, now)} ago, ${lastBackup.target}`}`,
+      0,
+      9,
+    ),
+  ]
+}
+
+function table(heading: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const widths = heading.map((head, column) => Math.max(head.length, ...rows.map((row) => row[column]?.length ?? 0)))
+  return [heading, ...rows].flatMap((row) => {
+    const line = row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  ')
+    return folded(line.trimEnd(), 0, 6)
+  })
+}
+
+/** One line, or several of at most 80 columns where it is longer; `first` and `next` are their indents. */
+function folded(text: string, first: number, next = first): string[] {
+  if (first + text.length <= WIDTH) return [`${' '.repeat(first)}${text}`]
+  const lines: string[] = []
+  let line = ' '.repeat(first)
+  for (const part of text.match(/\S+\s*/g) ?? []) {
+    if (line.trim() !== '' && line.length + part.trimEnd().length > WIDTH) {
+      lines.push(line.trimEnd())
+      line = ' '.repeat(next)
     }
+    line += part
   }
-  lines.push('', 'TOKEN          MODEL             LOGGED IN')
-  for (const { name, model, manufacturer, software, loggedIn } of status.agent.tokens) {
-    lines.push(
-      `${name.padEnd(14)} ${`${manufacturer} ${model}`.slice(0, 17).padEnd(17)} ${loggedIn ? 'yes' : 'NO'}${software ? '  (software)' : ''}`,
-    )
-  }
-  lines.push('', 'EXPIRES')
-  for (const { name, notAfter } of status.certificates) lines.push(`${name.padEnd(14)} ${notAfter.slice(0, 10)}`)
-  for (const { role, expires } of rolesOf(status.trustRoot))
-    lines.push(`${`TUF ${role}`.padEnd(14)} ${expires.slice(0, 10)}`)
-  if (status.clock.lastStepMs !== 0) lines.push('', `the clock was stepped by ${status.clock.lastStepMs} ms`)
-  return `${lines.join('\n')}\n`
+  return [...lines, line.trimEnd()]
+}
+
+/** `3 d 4 h`, `4 h 5 min`, `5 min` or `6 s`. */
+function age(since: string, now: Date): string {
+  const seconds = Math.max(0, Math.floor((now.getTime() - Date.parse(since)) / 1000))
+  const [days, hours, minutes] = [
+    Math.floor(seconds / 86_400),
+    Math.floor(seconds / 3600) % 24,
+    Math.floor(seconds / 60) % 60,
+  ]
+  if (days > 0) return `${days} d ${hours} h`
+  if (hours > 0) return `${hours} h ${minutes} min`
+  return minutes > 0 ? `${minutes} min` : `${seconds} s`
+}
+
+function gib(bytes: number): string {
+  return (bytes / 1024 ** 3).toFixed(1)
 }
 
 function rolesOf(trustRoot: unknown): { role: string; expires: string }[] {

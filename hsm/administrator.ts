@@ -78,6 +78,8 @@ export class Administrator {
         return tufVersions(request, this.#desk.context(request.text('key')))
       case 'account':
         return this.#accountLines(request)
+      case 'useDigests':
+        return this.#useDigests(request)
       case 'status':
         return await this.#status()
       case 'tokens':
@@ -139,6 +141,13 @@ export class Administrator {
     return this.#state.accountLines(Math.max(1, from), Math.min(limit, MAX_ACCOUNT_LINES)).map((line) => ({ ...line }))
   }
 
+  /** What stands behind the lines for several uses, so that each can be looked for. */
+  #useDigests(request: Fields): WireValue {
+    const from = request.count('from')
+    request.end()
+    return this.#state.useDigests(from, MAX_DIGEST_BYTES).map((line) => ({ ...line }))
+  }
+
   async #status(): Promise<WireValue> {
     // At the start the answer waits for the first attempt to connect, which takes milliseconds if it succeeds.
     await Promise.race([this.#module.settled(), new Promise((resolve) => setTimeout(resolve, 500))])
@@ -149,6 +158,8 @@ export class Administrator {
     const status: AgentStatus = {
       ready: fault === undefined,
       reason: fault?.message ?? '',
+      startedAtMs: Math.round(performance.timeOrigin),
+      queue: this.#desk.queue(),
       clock: {
         confirmedBy: typeof confirmedBy === 'string' ? confirmedBy : 'command',
         fault: this.#clockFault() ?? '',

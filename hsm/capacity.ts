@@ -22,6 +22,7 @@ const CLAIMS: Readonly<Record<Purpose, Claim>> = {
   treeHead: { rank: 0, leavesFree: 0, share: 1 },
   certificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
   caCertificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
+  accountHead: { rank: 1, leavesFree: 1 / 16, share: 1 / 16 },
   sct: { rank: 2, leavesFree: 1 / 8, share: 1 },
   set: { rank: 2, leavesFree: 1 / 8, share: 1 },
   tuf: { rank: 3, leavesFree: 1 / 4, share: 1 / 4 },
@@ -41,6 +42,11 @@ export class Capacity {
 
   constructor(total: number) {
     this.#total = total
+  }
+
+  /** Places that are taken just now, and all. */
+  state(): { readonly underWay: number; readonly most: number } {
+    return { underWay: this.#used, most: this.#total }
   }
 
   /** True, and one place is taken; false if none is left for this purpose. One place alone is everybody's. */

@@ -11,6 +11,7 @@ import { type AgentState, AgentStateError } from './agent-state.ts'
 import { Capacity, RankedQueue } from './capacity.ts'
 import type { AgentLog } from './log-line.ts'
 import type { HsmModule } from './module.ts'
+import { checkAccountHead } from './purposes/account-head.ts'
 import { checkCaCertificate } from './purposes/ca-certificate.ts'
 import { checkCertificate } from './purposes/certificate.ts'
 import { sha256, type Check, type CheckContext, type Fields, type Statement } from './purposes/purpose.ts'
@@ -31,6 +32,7 @@ const CHECKS: Readonly<Record<Purpose, Check>> = {
   timestamp: checkTimestamp,
   tuf: checkTuf,
   caCertificate: checkCaCertificate,
+  accountHead: checkAccountHead,
 }
 
 /** Accounted for by count and digest: they come by the hundred, and each is public in its log anyway. */
@@ -88,6 +90,11 @@ export class SigningDesk {
   /** Those configured just now. */
   get keys(): ReadonlyMap<string, KeyConfig> {
     return this.#keys
+  }
+
+  /** For status. */
+  queue(): { readonly underWay: number; readonly most: number } {
+    return this.#capacity.state()
   }
 
   configure(keys: ReadonlyMap<string, KeyConfig>): void {
@@ -218,7 +225,8 @@ export class SigningDesk {
       const [only] = digests
       const digest =
         digests.length === 1 && only !== undefined ? only : hash('sha256', Buffer.concat(digests), 'buffer')
-      state.account({ atMs, key, act, count: digests.length, digest }, digests.length)
+      const each = digests.length > 1 ? digests : undefined
+      state.account({ atMs, key, act, count: digests.length, digest }, digests.length, each)
     }
   }
 

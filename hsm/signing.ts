@@ -37,7 +37,15 @@ export class HsmError extends Error {
 export type KeyKind = 'P-256' | 'P-384' | 'rsa-2048' | 'rsa-3072' | 'rsa-4096' | 'ed25519'
 
 /** What may be asked of a key. */
-export type Purpose = 'certificate' | 'treeHead' | 'sct' | 'set' | 'timestamp' | 'tuf' | 'caCertificate'
+export type Purpose =
+  | 'certificate'
+  | 'treeHead'
+  | 'sct'
+  | 'set'
+  | 'timestamp'
+  | 'tuf'
+  | 'caCertificate'
+  | 'accountHead'
 
 /** `witnessHead` is asked for by nobody: such a key gives the second signature line of a checkpoint, with its tree head. */
 export type KeyPurpose = Purpose | 'witnessHead'
@@ -175,6 +183,23 @@ export interface AccountLine {
   readonly hash: Uint8Array
 }
 
+/** What the digest of a line for several uses is over. */
+export interface UseDigests {
+  readonly sequence: number
+  readonly digests: Uint8Array
+}
+
+/** Where the account of key uses ends, as a C2SP signed note of its own key. */
+export interface AccountHead {
+  /** `account.<domain>`. */
+  readonly origin: string
+  /** The last line, before the one that this signature is accounted for with. */
+  readonly size: number
+  /** The hash that chains it, 32 bytes. */
+  readonly rootHash: Uint8Array
+  readonly note: string
+}
+
 /** The agent as the services see it. Every method rejects with `HsmError`. */
 export interface SigningAgent {
   key(name: string): Promise<KeyDescription>
@@ -192,6 +217,13 @@ export interface SigningAgent {
   tufVersions(request: { readonly key: string }): Promise<Readonly<Partial<Record<TufRole, number>>>>
   /** At most `limit` (and 1000) lines of the account of key uses, from line `from` on; 1 is the first. */
   account(request: { readonly from: number; readonly limit: number }): Promise<readonly AccountLine[]>
+  /**
+   * Of lines from `from` on that stand for several uses: the digest of each, 32 bytes, joined. A page of them; empty after
+   * the last. Lines of older agents have none.
+   */
+  useDigests(request: { readonly from: number }): Promise<readonly UseDigests[]>
+  /** Signs where the account ends. */
+  accountHead(request: { readonly key: string }): Promise<AccountHead>
   sct(request: SctRequest): Promise<Uint8Array>
   set(request: SetRequest): Promise<Uint8Array>
   timestamp(request: TimestampRequest): Promise<Uint8Array>
@@ -204,6 +236,10 @@ export interface AgentStatus {
   readonly ready: boolean
   /** Why not ready, or empty. */
   readonly reason: string
+  /** When this agent process began: another value is a restart. Unix milliseconds. */
+  readonly startedAtMs: number
+  /** Requests under way, those that wait for a session among them, and how many may be before `busy`. */
+  readonly queue: { readonly underWay: number; readonly most: number }
   /** What ends distrust after a step of the clock, and why no time may be signed just now, or empty. */
   readonly clock: { readonly confirmedBy: 'kernel' | 'steady' | 'command'; readonly fault: string }
   readonly tokens: readonly {

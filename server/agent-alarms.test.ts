@@ -33,7 +33,8 @@ function status(tokens: readonly Token[], ...places: readonly (readonly Place[])
   const keys = places.map((of, at) => {
     return { name: `key-${at}`, kind: 'P-256' as const, purposes: [], uses: 0, latched: '', places: of }
   })
-  return { ready: true, reason: '', clock: { confirmedBy: 'steady', fault: '' }, tokens, keys, guards: [] }
+  const clock = { confirmedBy: 'steady', fault: '' } as const
+  return { ready: true, reason: '', startedAtMs: 0, queue: { underWay: 0, most: 1 }, clock, tokens, keys, guards: [] }
 }
 
 const away = { breaker: 'open', fault: 'it is gone', loggedIn: false } as const

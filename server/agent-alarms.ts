@@ -1,4 +1,5 @@
 /** Tells what is wrong with the agent, its tokens and its keys, within seconds of when the agent found it. */
+import { Counter } from 'prom-client'
 import type { Alarms, Code } from '#alarms'
 import type { AgentStatus, SigningAgent } from '#hsm'
 
@@ -70,15 +71,26 @@ function keyAlarms({ name, places }: AgentStatus['keys'][number]): AgentAlarm[] 
   return [{ code, subject: name, message: faults.join('; ') }]
 }
 
+const agentRestarts = new Counter({
+  name: 'chancery_agent_restarts_total',
+  help: 'How often another process of the agent was found than the one before',
+})
+
 /** Looks until the returned function is called. */
 export function watchAgent(agent: Pick<SigningAgent, 'status'>, alarms: Pick<Alarms, 'raise' | 'clear'>): () => void {
   let raised: AgentAlarm[] = []
   let looking = false
+  let startedAtMs: number | undefined
   const look = async (): Promise<void> => {
     if (looking) return
     looking = true
-    const found = alarmsOf(await statusWithin(agent))
+    const status = await statusWithin(agent)
+    const found = alarmsOf(status)
     looking = false
+    if (status !== undefined) {
+      if (startedAtMs !== undefined && status.startedAtMs !== startedAtMs) agentRestarts.inc()
+      startedAtMs = status.startedAtMs
+    }
     for (const { code, subject, message } of found) alarms.raise(code, subject, message)
     const isFound = (old: AgentAlarm) => found.some(({ code, subject }) => code === old.code && subject === old.subject)
     for (const old of raised) if (!isFound(old)) alarms.clear(old.code, old.subject)

@@ -1,4 +1,5 @@
 export { AdminError, askAdmin } from './admin.ts'
 export { ConfigError, loadConfig, type LoadedConfig } from './config.ts'
 export { type ServeOptions, type Server, serve } from './main.ts'
-export type { ServiceState, Status } from './status.ts'
+export { readLastBackup } from './backup.ts'
+export { certificatesOf, type ServiceState, type Status } from './status.ts'

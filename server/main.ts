@@ -40,6 +40,7 @@ import { timeSourcesOf, type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { type WatchedDisk, watchDisk } from './disk.ts'
 import { watchAgent } from './agent-alarms.ts'
+import { showInMetrics } from './gauges.ts'
 import { watchLogs } from './log-alarms.ts'
 import { refuseInProduction } from './production.ts'
 import { readinessOf, statusOf } from './status.ts'
@@ -414,6 +415,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const mounts: Mount[] = []
   if (config.metrics !== undefined) {
     collectProcessMetrics()
+    closers.push(showInMetrics(parts))
     mounts.push({ ...config.metrics, section: metricsSection({ readiness: async () => await readinessOf(parts) }) })
   }
   if (config.ca !== undefined && parts.authority !== undefined)

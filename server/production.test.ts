@@ -19,6 +19,8 @@ const hardware = {
 const agent = (software: boolean): AgentStatus => ({
   ready: true,
   reason: '',
+  startedAtMs: 0,
+  queue: { underWay: 0, most: 1024 },
   clock: { confirmedBy: 'kernel', fault: '' },
   tokens: [{ ...hardware, software }],
   keys: [],

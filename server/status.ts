@@ -3,11 +3,16 @@
  * served; the process is not ready only when it cannot serve those.
  */
 
+import { readFileSync } from 'node:fs'
+import { CATALOGUE, type Code, type Condition } from '#alarms'
 import type { Readiness } from '#http'
 import type { AnchorState } from '#transparency-log'
 import type { TrustRootStatus } from '#trust-root'
-import { parseCertificate } from '#x509'
+import { decodePem, parseCertificate } from '#x509'
 import type { AgentStatus } from '#hsm'
+import { type LastBackup, readLastBackup } from './backup.ts'
+import type { LoadedConfig } from './config.ts'
+import type { VolumeState } from './disk.ts'
 import type { Parts } from './main.ts'
 
 export interface ServiceState {
@@ -18,7 +23,19 @@ export interface ServiceState {
   readonly reason: string
 }
 
+/** An alarm that is on, as `--json` has it. */
+export interface StatusAlarm {
+  readonly code: Code
+  readonly severity: Condition['severity']
+  readonly subject: string
+  readonly message: string
+  readonly since: string
+  readonly runbook: string
+}
+
 export interface Status {
+  /** Loudest first; empty when all is well. */
+  readonly alarms: readonly StatusAlarm[]
   readonly profile: string
   readonly domain: string
   readonly startedAt: string
@@ -33,12 +50,22 @@ export interface Status {
     readonly sealedAt: string
     /** Size at the agent's guard; equal to `size` unless a seal is under way. */
     readonly guardedSize?: number
+    /** Why the agent signs no head of it any more, or empty. */
+    readonly guardLatched: string
+    /** Callers that wait for their entry to be sealed. */
+    readonly pending: number
+    readonly kind: 'ct' | 'rekor-v1' | 'rekor-v2'
   }[]
   /** Each log at each anchor. */
   readonly anchors: readonly AnchorState[]
   readonly certificates: readonly { readonly name: string; readonly notAfter: string }[]
   readonly trustRoot?: TrustRootStatus
-  readonly clock: { readonly lastStepMs: number }
+  /** `fault`: why nothing that states a time is signed just now, or empty. */
+  readonly clock: { readonly lastStepMs: number; readonly fault: string }
+  /** One entry a volume that is written. */
+  readonly disk: readonly VolumeState[]
+  /** The last one that was finished, if any is known. */
+  readonly lastBackup?: LastBackup
 }
 
 /** Looked up at the agent at most this long: status must answer when the HSM hangs. */
@@ -47,6 +74,8 @@ const agentTimeoutMs = 1_500
 const unreachable: AgentStatus = {
   ready: false,
   reason: 'the HSM agent does not answer',
+  startedAtMs: 0,
+  queue: { underWay: 0, most: 0 },
   clock: { confirmedBy: 'steady', fault: '' },
   tokens: [],
   keys: [],
@@ -70,15 +99,23 @@ export async function statusOf(parts: Parts): Promise<Status> {
   const { config } = parts.loaded
   const agent = await agentStatus(parts)
   const trustRoot = await trustRootStatus(parts)
-  const expiring = parts.authority?.chain.map((der, at) => ({ name: at === 0 ? 'issuing CA' : 'root CA', der })) ?? []
+  const lastBackup = readLastBackup(parts.loaded)
   return {
+    alarms: parts.alarms.active().map(({ code, subject, message, since }) => ({
+      code,
+      severity: CATALOGUE[code].severity,
+      subject,
+      message,
+      since: since.toISOString(),
+      runbook: `docs/runbook.md#${code}`,
+    })),
     profile: config.profile,
     domain: config.domain,
     startedAt: parts.startedAt.toISOString(),
     ...(config.softwareTokenAccepted === undefined ? {} : { softwareTokenAccepted: config.softwareTokenAccepted }),
     services: serviceStates(parts, agent, trustRoot),
     agent,
-    logs: parts.logs.map(({ config: { name }, log }) => {
+    logs: parts.logs.map(({ config: { name, kind }, log }) => {
       const head = log.head()
       const guard = agent.guards.find(({ origin }) => origin === log.origin)
       return {
@@ -88,12 +125,59 @@ export async function statusOf(parts: Parts): Promise<Status> {
         rootHashHex: Buffer.from(head.rootHash).toString('hex'),
         sealedAt: new Date(head.timestampMs).toISOString(),
         ...(guard && { guardedSize: guard.size }),
+        guardLatched: guard?.latched ?? '',
+        pending: log.pending(),
+        kind,
       }
     }),
     anchors: parts.anchors.states(),
-    certificates: expiring.map(({ name, der }) => ({ name, notAfter: parseCertificate(der).notAfter.toISOString() })),
+    certificates: certificatesOf(parts.loaded),
     ...(trustRoot && { trustRoot }),
-    clock: { lastStepMs: parts.clock.lastStepMs() },
+    clock: { lastStepMs: parts.clock.lastStepMs(), fault: parts.clock.fault() ?? '' },
+    disk: parts.disk.volumes(),
+    ...(lastBackup && { lastBackup }),
+  }
+}
+
+/**
+ * Every certificate that ends one day, each once: of the authorities, and those with which listeners serve. Read from
+ * the files, which may have been renewed since the start; one that cannot be read is left out.
+ */
+export function certificatesOf({ config, resolve }: LoadedConfig): { name: string; notAfter: string }[] {
+  const chain = (path: string | undefined, names: readonly string[]) =>
+    path === undefined ? [] : dersIn(resolve(path)).map((der, at) => ({ name: names[at] ?? 'root CA', der }))
+  const served: { certFile: string; name: string }[] = []
+  const serve = (name: string, tls: { certFile: string } | undefined) => {
+    if (tls !== undefined) served.push({ name: `TLS ${name}`, certFile: tls.certFile })
+  }
+  serve('metrics', config.metrics?.tls)
+  serve('ca', config.ca?.tls)
+  serve('timestamp', config.timestamp?.tls)
+  serve('trust-root', config.trustRoot?.tls)
+  for (const log of config.logs) serve(log.name, log.tls)
+  const found = [
+    ...chain(config.ca?.chain, ['issuing CA']),
+    ...chain(config.timestamp?.chain, ['timestamp']),
+    ...served.flatMap(({ name, certFile }) =>
+      dersIn(resolve(certFile))
+        .slice(0, 1)
+        .map((der) => ({ name, der })),
+    ),
+  ]
+  const seen = new Set<string>()
+  return found.flatMap(({ name, der }) => {
+    const bytes = Buffer.from(der).toString('base64')
+    if (seen.has(bytes)) return []
+    seen.add(bytes)
+    return [{ name, notAfter: parseCertificate(der).notAfter.toISOString() }]
+  })
+}
+
+function dersIn(path: string): Uint8Array[] {
+  try {
+    return decodePem(readFileSync(path, 'utf8'), { labels: ['CERTIFICATE'] }).map(({ der }) => der)
+  } catch {
+    return []
   }
 }
 

@@ -3,6 +3,11 @@
  * it speak `LogStore` (store.ts).
  */
 
+import type { LogStore } from './store.ts'
+
+/** The stored log as `fsck.ts` reads it. */
+export type Inspection = Pick<LogStore, 'inspectHeads' | 'inspectEntries' | 'inspectKeys'>
+
 /** An entry that was checked and is ready to be given its place. */
 export interface PendingEntry {
   /** 32 bytes; two entries with the same key are one entry. */
@@ -135,10 +140,14 @@ export interface Log {
   lookup(searchKey: string, options: { beforeIndex?: number; limit: number }): Promise<readonly number[]>
   /** Sealed entries from `start` on, at most `limit`, with all that is kept of them: lines of `backup-row.ts`. */
   backupRows(start: number, limit: number): Promise<Uint8Array>
+  /** Callers of `add` that are not answered yet. */
+  pending(): number
   /** Why writes are refused just now (`LogErrorCode` and prose), or undefined. */
   fault(): { code: LogErrorCode; message: string } | undefined
   /** From now on every new entry is refused with this error, and nothing makes the log take one again but a restart. */
   halt(reason: LogError): void
+  /** Everything that is stored, for `checkLog`. */
+  readonly inspection: Inspection
   /** Ends the log: no new entry, a last head that is signed as such. Rejects with `LogError`; may be asked for again. */
   freeze(): Promise<void>
   /** Looks again after an operator has acted on what had ended the writing; resolves with the fault that is left. */

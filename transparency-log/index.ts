@@ -1,6 +1,8 @@
 export * from './anchors/index.ts'
 export * from './ct/index.ts'
 export { FAULT_POINTS, type FaultHook, type FaultPoint, killAt } from './fault-points.ts'
+export { checkLog, type FsckRunOptions } from './fsck-run.ts'
+export type { ExpectedHead, Finding, FindingKind, FsckOptions, FsckReport, FsckStep } from './fsck.ts'
 export { factsOfLeaf, type LeafFacts } from './from-leaf.ts'
 export type * from './log.ts'
 export { LogError } from './log.ts'

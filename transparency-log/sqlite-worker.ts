@@ -9,6 +9,7 @@ import { DatabaseFiles } from '#hsm/database-files'
 import { SyncedWrites, SyncError } from '#hsm/synced-writes'
 import Database from 'better-sqlite3'
 import { encodeBackupRow } from './backup-row.ts'
+import { inspectionOf } from './inspection.ts'
 import type {
   Batch,
   CommittedHead,
@@ -391,6 +392,7 @@ function operationsOn(db: Database.Database, files: DatabaseFiles) {
     indexOfLeafHash,
     lookup,
     backupRows,
+    ...inspectionOf(db, { head, leafHashAt, prefixOf }),
     markDelivered: (indexes: readonly number[]) => written(() => markDelivered(indexes)),
     check: () => check(),
     settle: () => written(() => undefined),

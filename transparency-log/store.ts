@@ -115,6 +115,12 @@ export interface LogStore {
   lookup(searchKey: string, beforeIndex: number, limit: number): Promise<readonly number[]>
   /** Consecutive entries from `start`, at most `limit`, with all that is kept of them: lines of `backup-row.ts`. */
   backupRows(start: number, limit: number): Promise<Uint8Array>
+  /** Heads, identity and the ends of the tables, as they are stored: for `fsck.ts`, which believes none of it. */
+  inspectHeads(): Promise<InspectedHeads>
+  /** Consecutive entries from `start`, at most `limit`, with everything that is stored of them and where it is missing. */
+  inspectEntries(start: number, limit: number): Promise<readonly InspectedEntry[]>
+  /** Rows of a key table after `after` in its order, at most `limit`; those that no entry accounts for are named. */
+  inspectKeys(table: KeyTable, after: KeyCursor | undefined, limit: number): Promise<InspectedKeys>
   /** Notes that replies for these entries were delivered; idempotent. */
   markDelivered(indexes: readonly number[]): Promise<void>
   /**
@@ -129,6 +135,44 @@ export interface LogStore {
   settle(): Promise<void>
   /** Ends all work and releases the store to another owner. */
   close(): Promise<void>
+}
+
+/** The tables that lead from a key to entries. */
+export const KEY_TABLES = ['by_dedupe_key', 'by_leaf_hash', 'by_search_key'] as const
+export type KeyTable = (typeof KEY_TABLES)[number]
+
+export interface InspectedHeads {
+  readonly identity: LogIdentity
+  readonly committed: CommittedHead
+  readonly sealed?: StoredSeal
+  /** Highest index in each table of entries; -1 for an empty one. */
+  readonly highest: Readonly<Record<'entry' | 'attachment' | 'entry_signature' | 'delivered', number>>
+  /** Leaf hashes that are stored beyond the committed size. */
+  readonly surplusHashes: number
+}
+
+export interface InspectedEntry extends StoredEntry {
+  readonly dedupeKey: Uint8Array
+  /** SHA-256 of each search key, joined. */
+  readonly searchHashes: Uint8Array
+  /** Of the stored row of leaf hashes; empty if it ends before. */
+  readonly leafHash: Uint8Array
+  /** Key tables that do not lead to it as they must. */
+  readonly unindexed: readonly KeyTable[]
+}
+
+/** A place in a key table; `prefix` is a signed 64-bit number in decimal. */
+export interface KeyCursor {
+  readonly prefix: string
+  readonly index: number
+}
+
+export interface InspectedKeys {
+  readonly rows: number
+  /** Indexes that a row names though their entry has no such key, or is not there. */
+  readonly strays: readonly number[]
+  /** Missing at the end of the table. */
+  readonly next?: KeyCursor
 }
 
 export type StoreErrorCode =

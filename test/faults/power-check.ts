@@ -191,6 +191,9 @@ function storeIn(start: WorkerStart): LogStore {
     indexOfLeafHash: (leafHash) => call('indexOfLeafHash', leafHash),
     lookup: (key, before, limit) => call('lookup', key, before, limit),
     backupRows: (from, limit) => call('backupRows', from, limit),
+    inspectHeads: () => call('inspectHeads'),
+    inspectEntries: (from, limit) => call('inspectEntries', from, limit),
+    inspectKeys: (table, after, limit) => call('inspectKeys', table, after, limit),
     markDelivered: (indexes) => call('markDelivered', indexes),
     check: () => call('check'),
     settle: () => call('settle'),
@@ -223,6 +226,8 @@ function agentOf(state: AgentState, spkiDer: Buffer): SigningAgent {
     tuf: () => refused('refused'),
     tufVersions: () => refused('refused'),
     account: () => refused('refused'),
+    useDigests: () => refused('refused'),
+    accountHead: () => refused('refused'),
     status: () => refused('unavailable'),
     close: () => Promise.resolve(),
   }

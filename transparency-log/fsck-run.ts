@@ -17,7 +17,7 @@ export interface FsckRunOptions extends FsckStart {
 export async function checkLog(source: Inspection, options: FsckRunOptions): Promise<FsckReport> {
   const { onStep, signal, ...start } = options
   const worker = new Worker(new URL('./fsck-worker.ts', import.meta.url), { workerData: start })
-  const hear = (heard: FsckHears): void => worker.postMessage(heard)
+  const hear = (heard: FsckHears): void => worker.postMessage(heard, [])
   try {
     return await new Promise((resolve, reject) => {
       signal?.addEventListener('abort', () => reject(new StoreError('failed', 'the check was ended')), { once: true })

@@ -8,9 +8,11 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { makeAgentDouble } from './agent-double.fixture.ts'
 import { fsck, type FsckOptions, type FsckReport, type FsckState, type FsckStep } from './fsck.ts'
 import { checkLog } from './fsck-run.ts'
-import type { PendingEntry } from './log.ts'
+import type { Inspection, PendingEntry } from './log.ts'
 import { openLog } from './open.ts'
 import { openSqliteStore } from './sqlite-store.ts'
+import { openFile, type Request } from './sqlite-worker.ts'
+import { StoreError } from './store.ts'
 
 const SIZE = 600
 const ORIGIN = 'rekor-v1.example - 7'
@@ -61,11 +63,22 @@ function entry(at: number): PendingEntry {
 }
 
 async function check(file: string, changes: Partial<FsckOptions> = {}): Promise<FsckReport> {
-  const store = await openSqliteStore(file, { kind: 'rekor-v1', origin: ORIGIN, spkiDer })
+  // On this thread: each of many would take longer to start than its check.
+  const opened = openFile({ path: file, identity: { kind: 'rekor-v1', origin: ORIGIN, spkiDer } })
+  const call = (method: keyof Inspection, ...args: unknown[]): Promise<never> => {
+    const reply = opened.answer({ id: 1, method, args } as Request) // the pairs are those of `Inspection`
+    if ('error' in reply) return Promise.reject(new StoreError(reply.error.code, reply.error.message))
+    return Promise.resolve(reply.value as never)
+  }
+  const source: Inspection = {
+    inspectHeads: () => call('inspectHeads'),
+    inspectEntries: (start, limit) => call('inspectEntries', start, limit),
+    inspectKeys: (table, after, limit) => call('inspectKeys', table, after, limit),
+  }
   try {
-    return await fsck(store, { ...options, ...changes }, { onState: () => {} })
+    return await fsck(source, { ...options, ...changes }, { onState: () => {} })
   } finally {
-    await store.close()
+    opened.close()
   }
 }
 

@@ -429,21 +429,20 @@ function ctLeaf(leaf: Uint8Array): ReturnType<typeof parseLeaf> | undefined {
 
 /** `extra_data` of RFC 6962 §4.6: lengths that fit, and for a precertificate the certificate before its chain. */
 function isExtraData(leaf: Uint8Array, extraData: Uint8Array): boolean {
-  const bytes = Buffer.from(extraData.buffer, extraData.byteOffset, extraData.byteLength)
   const isPrecert = leaf[11] === 1
-  let at = 0
-  const vector = (end: number): boolean => {
-    if (at + 3 > end) return false
-    at += 3 + bytes.readUIntBE(at, 3)
-    return at <= end
-  }
-  if (isPrecert && !vector(bytes.length)) return false
-  if (at + 3 > bytes.length) return false
-  const end = at + 3 + bytes.readUIntBE(at, 3)
-  if (end !== bytes.length) return false
-  at += 3
-  while (at < end) if (!vector(end)) return false
-  return true
+  const afterFirst = isPrecert ? afterVector(extraData) : extraData
+  const chain = afterFirst === undefined ? undefined : afterVector(afterFirst)
+  if (afterFirst === undefined || chain?.length !== 0) return false
+  let rest: Uint8Array | undefined = afterFirst.subarray(3)
+  while (rest !== undefined && rest.length > 0) rest = afterVector(rest)
+  return rest !== undefined
+}
+
+/** What follows a vector with a length of 24 bits, or undefined if it does not fit. */
+function afterVector(bytes: Uint8Array): Uint8Array | undefined {
+  const [high = 0, middle = 0, low = 0] = bytes
+  const end = 3 + high * 65_536 + middle * 256 + low
+  return bytes.length < 3 || end > bytes.length ? undefined : bytes.subarray(end)
 }
 
 function hex(bytes: Uint8Array): string {

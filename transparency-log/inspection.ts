@@ -22,9 +22,9 @@ interface EntryRow {
 }
 
 interface Heads {
-  head(): { readonly committed: CommittedHead; readonly sealed?: StoredSeal }
-  leafHashAt(index: number): Uint8Array | undefined
-  prefixOf(hashBytes: Uint8Array): bigint
+  readonly head: () => { readonly committed: CommittedHead; readonly sealed?: StoredSeal }
+  readonly leafHashAt: (index: number) => Uint8Array | undefined
+  readonly prefixOf: (hashBytes: Uint8Array) => bigint
 }
 
 /** Leaf hashes per row, as `sqlite-worker.ts` stores them. */

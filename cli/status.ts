@@ -50,8 +50,9 @@ export function statusScreen(status: Status, now = new Date()): string {
     '',
     ...table(['LOG', 'ENTRIES', 'GUARD', 'ANCHORED', 'SEALED', 'WAITING', 'ROOT'], logRows(status, now)),
     '',
-    ...table(['KEY', 'KIND', 'USES', 'CAP/MIN', 'PURPOSES'], keyRows(status)),
-    '',
+    ...(status.agent.keys.length === 0
+      ? ['keys     NOT KNOWN']
+      : [...table(['KEY', 'KIND', 'USES', 'CAP/MIN', 'PURPOSES'], keyRows(status)), '']),
     ...status.agent.tokens.map(tokenLine),
     ...machineLines(status, now),
   )
@@ -69,8 +70,12 @@ function alarmLines({ alarms }: Status, now: Date): string[] {
 function serviceLines({ services }: Status): string[] {
   const ready = services.filter(({ state }) => state === 'ready').map(({ service }) => service)
   const degraded = services.filter(({ state }) => state !== 'ready')
+  // What takes one service away mostly takes several.
+  const byReason = [...Map.groupBy(degraded, ({ reason }) => reason)]
   return [
-    ...degraded.flatMap(({ service, state, reason }) => folded(`${state.toUpperCase()} ${service}: ${reason}`, 0, 6)),
+    ...byReason.flatMap(([reason, of]) =>
+      folded(`DEGRADED ${of.map(({ service }) => service).join(' ')}: ${reason}`, 0, 6),
+    ),
     ...folded(`ready: ${ready.length === 0 ? 'NOTHING' : ready.join(' ')}`, 0, 7),
   ]
 }

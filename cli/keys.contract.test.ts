@@ -127,11 +127,12 @@ describe('without an agent that runs', () => {
     writeFileSync(configPath, stringify(hidden))
     const holder = await spawnAgent({ configPath })
     rmSync(configPath)
+    const { pid } = holder.child
     const { status, stderr } = await chancery('token', 'ls')
     await holder.close()
     expect([status, stderr]).toEqual([
       3,
-      `chancery token: another agent uses the state folder ${join(data, 'agent/online')}\nMore: docs/runbook.md#agent_locked\n`,
+      `chancery token: another agent uses the state folder ${join(data, 'agent/online')} (process ${String(pid)})\nMore: docs/runbook.md#agent_locked\n`,
     ])
   })
 })

@@ -126,6 +126,15 @@ export const CATALOGUE = {
   },
   anchor_refused: { exit: EXIT.policy, severity: 'ticket', title: "An anchor does not take a log's heads" },
   anchor_required: { exit: EXIT.failed, severity: 'refusal', title: 'A required anchor cannot be asked at the start' },
+  // The account of key uses
+  reconcile_gap: { exit: EXIT.integrity, severity: 'page', title: 'A key was used and nobody knows for what' },
+  account_rolled_back: {
+    exit: EXIT.integrity,
+    severity: 'page',
+    title: 'The account of key uses is shorter than what was signed of it',
+  },
+  account_damaged: { exit: EXIT.integrity, severity: 'refusal', title: 'An account of key uses does not hold' },
+  account_untold: { exit: EXIT.usage, severity: 'refusal', title: 'Nobody here tells of the account of key uses' },
   // The clock
   clock_stepped: {
     exit: EXIT.machine,
@@ -153,6 +162,22 @@ export const CATALOGUE = {
   restore_other_history: { exit: EXIT.integrity, severity: 'refusal', title: 'Backup and guard hold two histories' },
   restore_other_key: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent has another key for a log' },
   restore_without_guard: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
+  // Status, doctor and alert rules
+  server_away: { exit: EXIT.locked, severity: 'page', title: 'No server answers' },
+  agent_restarts: { exit: EXIT.hsm, severity: 'ticket', title: 'The HSM agent ended again and again' },
+  checkpoint_old: { exit: EXIT.failed, severity: 'page', title: 'A log signed no head for too long' },
+  certificate_ending: { exit: EXIT.failed, severity: 'ticket', title: 'A certificate nears its end' },
+  certificate_expired: { exit: EXIT.failed, severity: 'page', title: 'A certificate has ended' },
+  trust_root_ending: { exit: EXIT.failed, severity: 'ticket', title: 'TUF metadata nears its end' },
+  trust_root_expired: { exit: EXIT.failed, severity: 'page', title: 'TUF metadata has expired or is gone' },
+  object_half_pair: { exit: EXIT.integrity, severity: 'ticket', title: 'Half of a key pair lies on a token' },
+  object_duplicate: { exit: EXIT.integrity, severity: 'ticket', title: 'Two objects on a token have the same id' },
+  object_unknown: { exit: EXIT.integrity, severity: 'ticket', title: 'A token holds what nobody here put there' },
+  key_extractable: { exit: EXIT.integrity, severity: 'page', title: 'A private key can be taken out of its token' },
+  key_attributes: { exit: EXIT.integrity, severity: 'ticket', title: 'A private key has attributes that it must not' },
+  file_mode: { exit: EXIT.authentication, severity: 'ticket', title: 'A folder or file may be read by others' },
+  pin_misplaced: { exit: EXIT.authentication, severity: 'ticket', title: 'A PIN lies where it does not belong' },
+  socket_path: { exit: EXIT.usage, severity: 'ticket', title: 'A path is too long for a socket' },
 } as const satisfies Readonly<Record<string, Condition>>
 
 export type Code = keyof typeof CATALOGUE

@@ -2,6 +2,7 @@
 
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
+import { OperatorError } from '#alarms'
 import type { Status } from '#server'
 
 export function register(program: Command): void {
@@ -24,7 +25,7 @@ export function register(program: Command): void {
         status = (await askAdmin(loaded.resolve(loaded.config.admin.socket), 'status')) as Status
       } catch (error) {
         if (!(error instanceof AdminError) || error.code !== 'not_running') throw error
-        process.stderr.write(`chancery: ${error.message}\n`)
+        process.stderr.write(`chancery: ${error.message}\nMore: ${new OperatorError('server_away', '').anchor}\n`)
         process.exitCode = 3
         return
       }

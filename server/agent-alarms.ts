@@ -18,6 +18,7 @@ const CODES = [
   'token_breaker_open',
   'key_unusable',
   'key_place_unusable',
+  'agent_restarts',
 ] as const
 type AgentCode = (typeof CODES)[number]
 
@@ -71,6 +72,10 @@ function keyAlarms({ name, places }: AgentStatus['keys'][number]): AgentAlarm[] 
   return [{ code, subject: name, message: faults.join('; ') }]
 }
 
+/** A driver that crashes now and then is sat out; more than this is told. */
+const RESTARTS_MOST = 3
+const RESTARTS_WITHIN_MS = 15 * 60_000
+
 const agentRestarts = new Counter({
   name: 'chancery_agent_restarts_total',
   help: 'How often another process of the agent was found than the one before',
@@ -81,6 +86,7 @@ export function watchAgent(agent: Pick<SigningAgent, 'status'>, alarms: Pick<Ala
   let raised: AgentAlarm[] = []
   let looking = false
   let startedAtMs: number | undefined
+  let restartsMs: number[] = []
   const look = async (): Promise<void> => {
     if (looking) return
     looking = true
@@ -88,8 +94,16 @@ export function watchAgent(agent: Pick<SigningAgent, 'status'>, alarms: Pick<Ala
     const found = alarmsOf(status)
     looking = false
     if (status !== undefined) {
-      if (startedAtMs !== undefined && status.startedAtMs !== startedAtMs) agentRestarts.inc()
+      if (startedAtMs !== undefined && status.startedAtMs !== startedAtMs) {
+        agentRestarts.inc()
+        restartsMs.push(performance.now())
+      }
       startedAtMs = status.startedAtMs
+    }
+    restartsMs = restartsMs.filter((atMs) => performance.now() - atMs < RESTARTS_WITHIN_MS)
+    if (restartsMs.length > RESTARTS_MOST) {
+      const message = `the HSM agent was started ${restartsMs.length} times within a quarter of an hour; the server's log has what it said before it ended`
+      found.push({ code: 'agent_restarts', subject: 'agent', message })
     }
     for (const { code, subject, message } of found) alarms.raise(code, subject, message)
     const isFound = (old: AgentAlarm) => found.some(({ code, subject }) => code === old.code && subject === old.subject)

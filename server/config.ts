@@ -168,6 +168,23 @@ const schema = z.strictObject({
     })
     .prefault({})
     .describe('who is asked whether the clock is right; sources are required in production'),
+  account: z
+    .strictObject({
+      key: name
+        .optional()
+        .describe('key of the agent (purpose accountHead) that signs where the account of key uses ends'),
+      headMinutes: z
+        .number()
+        .positive()
+        .default(10)
+        .describe('how often it is signed and shown to the anchors of kind file'),
+      reconcileHours: z
+        .number()
+        .nonnegative()
+        .default(24)
+        .describe('how often the account is compared with what was made; 0: only by `chancery audit reconcile`'),
+    })
+    .prefault({}),
   backup: z
     .strictObject({ maxAgeHours: z.number().positive().describe('an older last backup is the alarm backup_overdue') })
     .optional(),

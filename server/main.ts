@@ -39,6 +39,7 @@ import { type IssuingAgent, tellOfCap } from './cap-alarm.ts'
 import { timeSourcesOf, type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { type WatchedDisk, watchDisk } from './disk.ts'
+import { watchAges } from './age-alarms.ts'
 import { watchAgent } from './agent-alarms.ts'
 import { showInMetrics } from './gauges.ts'
 import { watchLogs } from './log-alarms.ts'
@@ -450,7 +451,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     'publish-trust': async () => await parts.trustRoot?.publish(),
     backup: async (request) => await backupVerb(parts, request),
   })
-  closers.push(stopAdmin, watchBackupAge(parts))
+  closers.push(stopAdmin, watchBackupAge(parts), watchAges(parts))
 }
 
 function sectionOf(

@@ -197,7 +197,7 @@ export async function readinessOf(parts: Parts): Promise<Readiness> {
 }
 
 /** Undefined without a trust root of ours; one that cannot be read serves clients as little as one that has expired. */
-async function trustRootStatus(parts: Parts): Promise<TrustRootStatus | undefined> {
+export async function trustRootStatus(parts: Pick<Parts, 'trustRoot'>): Promise<TrustRootStatus | undefined> {
   return await parts.trustRoot?.status().catch(() => ({ published: false, state: 'expired' as const, roles: [] }))
 }
 

@@ -58,8 +58,7 @@ test.each([2, -2, 3600, -3600])(
     const genTime = new Date(misled * 1000)
     expect(await outcome(agent.timestamp(timestampRequest({ genTime })))).toBe('unavailable clock_stepped')
     expect(await set()).toBe('unavailable clock_stepped')
-    const { status } = agent
-    expect((await status.call(agent)).clock).toMatchObject({ confirmedBy: 'command', fault: expect.any(String) })
+    expect((await agent.status()).clock).toMatchObject({ confirmedBy: 'command', fault: expect.any(String) })
     // A checkpoint states no time.
     const head = { key: 'rekor-v2', origin: ORIGIN['rekor-v2'], size: 7, rootHash: treeOf(7).root() }
     const guarded = await agent.guardedHead({ key: head.key, origin: head.origin })

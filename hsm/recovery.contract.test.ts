@@ -25,6 +25,7 @@ const CKR_DEVICE_REMOVED = 0x32
 const CKR_SESSION_HANDLE_INVALID = 0xb3
 const CKR_OBJECT_HANDLE_INVALID = 0x82
 const CKR_GENERAL_ERROR = 0x5
+const CKR_SESSION_COUNT = 0xb1
 
 let template: Installation
 let installation: Installation
@@ -251,6 +252,30 @@ describe('a token that fails', () => {
     await agent.set(setRequest())
     const { keys } = await agent.status()
     expect(need(keys.find((key) => key.name === 'rekor-v1')).uses).toBe(before + 1)
+  })
+
+  test.each([
+    ['cannot be looked for', 'C_FindObjectsInit'],
+    ['cannot be tried', 'C_SignInit'],
+  ])('comes back, and a key %s once: it is served without anybody doing anything', async (_, call) => {
+    const shim = buildFaultShim(installation)
+    installation.configure({ modulePath: shim.modulePath })
+    const { agent } = await start()
+    const removed = { call: 'C_Sign', action: 'error', value: CKR_DEVICE_REMOVED } as const
+    shim.set(removed, { call, action: 'error', times: 4, value: CKR_GENERAL_ERROR })
+    expect(await refusal(eventually(() => agent.set(setRequest())))).toBe('signed')
+    const faults = async () => (await agent.status()).keys.map(({ latched }) => latched).join('')
+    await expect.poll(faults, { timeout: 10_000 }).toBe('')
+  })
+
+  test('has no room for a session in place of each that failed: they are opened later', async () => {
+    const shim = buildFaultShim(installation)
+    installation.configure({ modulePath: shim.modulePath })
+    const { agent } = await start({ deadlineMs: 1000 })
+    const failing = { call: 'C_Sign', action: 'error', times: 8, value: CKR_GENERAL_ERROR } as const
+    shim.set(failing, { call: 'C_OpenSession', action: 'error', times: 6, value: CKR_SESSION_COUNT })
+    const served = Array.from({ length: 8 }, async () => await refusal(eventually(() => agent.set(setRequest()))))
+    expect(await Promise.all(served)).toEqual(Array.from({ length: 8 }, () => 'signed'))
   })
 
   test('hangs: the watchdog ends the agent and the next one serves', async () => {

@@ -3,7 +3,7 @@
  * they were given. The clients are another process (test/crash/loader.ts); the checks know HTTP and pinned keys alone.
  */
 import { createPublicKey, verify, X509Certificate } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { parse, stringify } from 'yaml'
@@ -84,7 +84,8 @@ export async function startPatientLoad(
 /** Each answer of a load, refusals included. */
 function outcomesOf(folder: string): Outcome[] {
   const uses = Object.entries(LANES).flatMap(([use, lanes]) => Array.from({ length: lanes }, (_, n) => `${use}-${n}`))
-  return uses.flatMap((name) =>
+  const names = uses.filter((name) => existsSync(join(folder, `${name}.jsonl`)))
+  return names.flatMap((name) =>
     readFileSync(join(folder, `${name}.jsonl`), 'utf8')
       .split('\n')
       .filter((line) => line !== '')

@@ -21,9 +21,13 @@ Keep and bring back:
   backup    copy logs, trust root, account and configuration of a running server
   restore   bring an installation back, at exactly the heads its agent remembers
 
+Logs:
+  log       list, show, check, freeze, adopt
+
 Tokens and keys:
   token     list tokens, make one, change its PIN, lift its latch
   key       list, make, destroy, back up and restore keys
+  agent     take over the copied state of an agent
   hsm       find out what an HSM and its PKCS#11 module can do
 
 Sign and verify:

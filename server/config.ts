@@ -50,6 +50,12 @@ const level = z.string().transform((text, context) => {
 
 const faultPoint = z.enum(FAULT_POINTS).optional().describe('development only: kill -9 at this point, for crash tests')
 
+const succeeds = name
+  .optional()
+  .describe(
+    'the log whose successor this is: that one is frozen, and stays readable; written by `chancery log succeed`',
+  )
+
 const log = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('ct'),
@@ -59,6 +65,7 @@ const log = z.discriminatedUnion('kind', [
     key: name,
     database: path,
     roots: path.describe('PEM file: roots whose chains may be logged'),
+    succeeds,
     faultPoint,
   }),
   z.strictObject({
@@ -69,6 +76,8 @@ const log = z.discriminatedUnion('kind', [
     treeId: z.string().regex(/^[1-9][0-9]{0,18}$/),
     key: name,
     database: path,
+    succeeds,
+    indexOffset: z.int().nonnegative().default(0).describe('entries of the shards before it: virtual indexes go on'),
     faultPoint,
   }),
   z.strictObject({
@@ -79,6 +88,7 @@ const log = z.discriminatedUnion('kind', [
     key: name,
     database: path,
     strict: z.boolean().default(false).describe('refuse dsse requests, as rekor-tiles from 2.3 on does'),
+    succeeds,
     faultPoint,
   }),
 ])

@@ -10,9 +10,10 @@ import type { Logger } from 'pino'
 import { parse as parseYaml } from 'yaml'
 import { Alarms, CATALOGUE, type Code, OperatorError } from '#alarms'
 import { type Authority, caSection, createAuthority } from '#ca'
-import { connectAgent, connectRoleAgents, HsmError, type SigningAgent, spawnAgent } from '#hsm'
+import { connectAgent, connectRoleAgents, HsmError, type SigningAgent, spawnAgent, recordUses, UseJournal } from '#hsm'
 import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
 import { type IssuerPolicy, parseFulcioConfig } from '#policy'
+import { USES } from '#lifecycle'
 import { createTimestampAuthority, type TimestampAuthority, timestampSection } from '#timestamp'
 import {
   ctLogOf,
@@ -33,6 +34,7 @@ import {
 import { openTrustRoot, servedFolder, type TrustRoot, trustRootSection } from '#trust-root'
 import { decodePem } from '#x509'
 import { isServed, listenAdmin } from './admin.ts'
+import { watchAccountHead } from './account-head.ts'
 import { type Anchors, isWitnessed, startAnchors } from './anchors.ts'
 import { backupVerb, watchBackupAge } from './backup.ts'
 import { type IssuingAgent, tellOfCap } from './cap-alarm.ts'
@@ -43,7 +45,9 @@ import { watchAges } from './age-alarms.ts'
 import { watchAgent } from './agent-alarms.ts'
 import { showInMetrics } from './gauges.ts'
 import { watchLogs } from './log-alarms.ts'
+import { adoptionVerb, freezeVerb, fsckVerb, logLines, resumeVerb } from './log-verbs.ts'
 import { refuseInProduction } from './production.ts'
+import { reconcileVerb, watchReconciled } from './reconcile.ts'
 import { readinessOf, statusOf } from './status.ts'
 import { timeSourceOf } from './time-source.ts'
 
@@ -158,7 +162,11 @@ async function openParts(
 
   const disk = await openDisk(loaded, alarms)
   closers.push(() => disk.close())
-  const agent = await openAgent(loaded, logger)
+  const journal = new UseJournal(loaded.resolve(USES), (error) =>
+    logger.warn({ err: error }, 'a use of a key could not be noted: chancery audit reconcile will name it'),
+  )
+  closers.push(() => journal.close())
+  const agent = recordUses(await openAgent(loaded, logger), journal)
   closers.push(async () => await agent.close())
   closers.push(watchAgent(agent, alarms))
   const issuers = config.ca === undefined ? [] : parseFulcioConfig(readText(loaded, config.ca.issuers))
@@ -388,9 +396,11 @@ async function openConfiguredTrustRoot(
       : {
           withRootAgent: async <T>(use: (agent: SigningAgent) => Promise<T>): Promise<T> => {
             const root = await spawnAgent({ configPath: loaded.resolve(rootAgent), logger })
+            const journal = new UseJournal(loaded.resolve(USES))
             try {
-              return await use(root.agent)
+              return await use(recordUses(root.agent, journal))
             } finally {
+              journal.close()
               await root.close()
             }
           },
@@ -450,8 +460,15 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     status: async () => await statusOf(parts),
     'publish-trust': async () => await parts.trustRoot?.publish(),
     backup: async (request) => await backupVerb(parts, request),
+    reconcile: async (request) => await reconcileVerb(parts, request),
+    logs: async () => await logLines(parts),
+    'log-fsck': async (request) => await fsckVerb(parts, request),
+    'log-freeze': async (request) => await freezeVerb(parts, request),
+    'log-adoption': async (request) => await adoptionVerb(parts, request),
+    'log-resume': async (request) => await resumeVerb(parts, request),
   })
-  closers.push(stopAdmin, watchBackupAge(parts), watchAges(parts))
+  closers.push(stopAdmin, watchBackupAge(parts), watchAges(parts), watchReconciled(parts, logger))
+  closers.push(await watchAccountHead(parts, logger))
 }
 
 function sectionOf(

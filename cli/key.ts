@@ -68,6 +68,7 @@ const ROLE_OF_PURPOSE: Readonly<Record<string, string>> = {
   timestamp: 'timestamp',
   tuf: 'trust',
   caCertificate: 'root',
+  accountHead: 'account',
 }
 const ROLES = [...new Set(Object.values(ROLE_OF_PURPOSE))]
 

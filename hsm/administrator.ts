@@ -37,6 +37,9 @@ export interface AdministratorParts {
 /** Some 150 bytes each: a reply stays far below the longest frame. */
 const MAX_ACCOUNT_LINES = 1000
 
+/** A frame is a MiB at most. */
+const MAX_DIGEST_BYTES = 512 * 1024
+
 export class Administrator {
   readonly #configPath: string
   readonly #state: AgentState

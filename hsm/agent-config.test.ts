@@ -131,6 +131,7 @@ describe('the table of kinds and purposes in docs/hsm', () => {
   const needs: Readonly<Record<string, object>> = {
     treeHead: { origin: 'log.example', style: 'tlog' },
     witnessHead: { origin: 'log.example' },
+    accountHead: { origin: 'account.example' },
     sct: { purposes: ['treeHead', 'sct'], origin: 'ct.example', style: 'ct' },
     set: { purposes: ['treeHead', 'set'], origin: 'r.example - 1', style: 'rekor-v1' },
     tuf: { tufRoles: ['timestamp'] },

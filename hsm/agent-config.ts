@@ -41,7 +41,7 @@ const keySchema = z.strictObject({
     .string()
     .regex(/^[A-Za-z][\x20-\x7e]{0,254}$/)
     .optional()
-    .describe('treeHead: the one log of this key, first line of its checkpoints'),
+    .describe('treeHead: the one log of this key, first line of its checkpoints; accountHead: account.<domain>'),
   style: z
     .enum(['rekor-v1', 'tlog', 'ct'])
     .optional()
@@ -282,6 +282,7 @@ const PURPOSE_SETS: readonly (readonly KeyPurpose[])[] = [
   ['timestamp'],
   ['tuf'],
   ['caCertificate'],
+  ['accountHead'],
 ]
 
 function keyConfig(
@@ -305,6 +306,7 @@ function keyConfig(
   needs('treeHead', 'style', value.style)
   needs('witnessHead', 'origin', value.origin)
   needs('tuf', 'tufRoles', value.tufRoles)
+  needs('accountHead', 'origin', value.origin)
   if (value.witnessKey !== undefined && !purposes.has('treeHead')) throw new AgentConfigError('witnessKey is for logs')
   if (purposes.has('sct') && value.style !== 'ct') throw new AgentConfigError('purpose sct needs style ct')
   if (purposes.has('set') && value.style !== 'rekor-v1') throw new AgentConfigError('purpose set needs style rekor-v1')

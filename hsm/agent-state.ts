@@ -45,6 +45,8 @@ CREATE TABLE raised_cap (
 ) STRICT, WITHOUT ROWID;
 `,
   `CREATE TABLE frozen (origin TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;`,
+  // Of lines that stand for more than one use, each digest, joined: the line's own digest is over them.
+  `CREATE TABLE use_digests (sequence INTEGER PRIMARY KEY, digests BLOB NOT NULL) STRICT;`,
 ]
 
 const SCHEMA_VERSION = MIGRATIONS.length
@@ -298,11 +300,15 @@ export class AgentState {
     return this.#counters.get(key) ?? 0
   }
 
-  /** Adds a line to the account; `uses` is what it adds to the key's counter. */
-  account(row: Omit<AccountRow, 'sequence'>, uses: number): void {
+  /**
+   * Adds a line to the account; `uses` is what it adds to the key's counter. `digests`: of a line for several uses, what
+   * its digest is over.
+   */
+  account(row: Omit<AccountRow, 'sequence'>, uses: number, digests?: readonly Uint8Array[]): void {
     const whole = { ...row, sequence: this.#lastSequence + 1 }
     const chained = rowHash(this.#lastHash, whole)
     this.#statements.account.run(whole.sequence, row.atMs, row.key, row.act, row.count, row.digest, chained)
+    if (digests !== undefined) this.#statements.digests.run(whole.sequence, Buffer.concat(digests))
     this.#lastSequence = whole.sequence
     this.#lastHash = chained
     if (uses === 0) return
@@ -314,6 +320,26 @@ export class AgentState {
   /** At most `limit` lines of the account from line `from` (1 is the first) on, each with the hash that chains it. */
   accountLines(from: number, limit: number): readonly (AccountRow & { readonly hash: Uint8Array })[] {
     return this.#rows(from, limit)
+  }
+
+  /** Where the account ends: its last line and the hash that chains it; 0 and zeros before the first. */
+  accountEnd(): { readonly sequence: number; readonly hash: Uint8Array } {
+    return { sequence: this.#lastSequence, hash: this.#lastHash }
+  }
+
+  /** Of those lines from `from` on that stand for several uses: each digest, joined, of as many lines as fit `maxBytes`. */
+  useDigests(from: number, maxBytes: number): readonly { readonly sequence: number; readonly digests: Uint8Array }[] {
+    const found: { sequence: number; digests: Uint8Array }[] = []
+    let bytes = 0
+    for (const row of this.#statements.digestsFrom.iterate(from) as Iterable<{
+      sequence: number
+      digests: Uint8Array
+    }>) {
+      bytes += row.digests.length
+      if (bytes > maxBytes && found.length > 0) break
+      found.push(row)
+    }
+    return found
   }
 
   /** The account from its first line. */
@@ -521,6 +547,8 @@ interface Statements {
   readonly counter: Database.Statement
   readonly account: Database.Statement
   readonly rows: Database.Statement
+  readonly digests: Database.Statement
+  readonly digestsFrom: Database.Statement
 }
 
 function prepare(db: Database.Database): Statements {
@@ -535,6 +563,8 @@ function prepare(db: Database.Database): Statements {
     authority: db.prepare('INSERT OR REPLACE INTO authority VALUES (?, ?, ?)'),
     counter: db.prepare('INSERT OR REPLACE INTO counter VALUES (?, ?)'),
     account: db.prepare('INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?)'),
+    digests: db.prepare('INSERT INTO use_digests VALUES (?, ?)'),
+    digestsFrom: db.prepare('SELECT sequence, digests FROM use_digests WHERE sequence >= ? ORDER BY sequence'),
     rows: db.prepare(
       'SELECT sequence, at_ms atMs, key, act, count, digest, hash FROM account WHERE sequence >= ? ORDER BY sequence LIMIT ?',
     ),

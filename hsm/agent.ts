@@ -28,7 +28,7 @@ import { Fields, refuse } from './purposes/purpose.ts'
 import { RoleScope, type Role } from './roles.ts'
 import { SigningDesk } from './signing-desk.ts'
 import type { SyncError } from './synced-writes.ts'
-import type { AgentStatus, Purpose } from './signing.ts'
+import type { AgentStatus, SignedPurpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
 
 /** A predecessor whose parent was killed notices within milliseconds; a rival stays. */
@@ -61,7 +61,8 @@ const DESTINED_FOR_DESK: readonly string[] = [
   'timestamp',
   'tuf',
   'caCertificate',
-] satisfies readonly Purpose[]
+  'accountHead',
+] satisfies readonly SignedPurpose[]
 
 class Agent {
   readonly #state: AgentState
@@ -99,7 +100,7 @@ class Agent {
       if (!methods.includes(method)) refuse('unknown_method', `${JSON.stringify(method)} is no method of this channel`)
       const request = new Fields(argument)
       if (DESTINED_FOR_DESK.includes(method)) {
-        return await this.#desk.submit(method as Purpose, request, deadlineAtMs) // just checked
+        return await this.#desk.submit(method as SignedPurpose, request, deadlineAtMs) // just checked
       }
       return await this.#administrator.administer(method, request)
     }

@@ -2,7 +2,7 @@
  * Who goes first when signing is scarce: what a log's readers wait for before what is asked for by anybody. The same
  * rule bounds the requests under way (`signing-desk.ts`) and hands out a token's sessions (`session-pool.ts`).
  */
-import type { Purpose } from './signing.ts'
+import type { SignedPurpose } from './signing.ts'
 
 interface Claim {
   /** Lower ones are served first. */
@@ -18,7 +18,7 @@ interface Claim {
  * and SETs are of uploads that were checked; TUF metadata has days of slack; a timestamp is anybody's, so these get half
  * at most.
  */
-const CLAIMS: Readonly<Record<Purpose, Claim>> = {
+const CLAIMS: Readonly<Record<SignedPurpose, Claim>> = {
   treeHead: { rank: 0, leavesFree: 0, share: 1 },
   certificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
   caCertificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
@@ -30,14 +30,14 @@ const CLAIMS: Readonly<Record<Purpose, Claim>> = {
 }
 
 /** Lower is more urgent. */
-export function rankOf(purpose: Purpose): number {
+export function rankOf(purpose: SignedPurpose): number {
   return CLAIMS[purpose].rank
 }
 
 /** So many places, given out by purpose. Whoever takes one gives it back. */
 export class Capacity {
   readonly #total: number
-  readonly #usedBy = new Map<Purpose, number>()
+  readonly #usedBy = new Map<SignedPurpose, number>()
   #used = 0
 
   constructor(total: number) {
@@ -50,7 +50,7 @@ export class Capacity {
   }
 
   /** True, and one place is taken; false if none is left for this purpose. One place alone is everybody's. */
-  take(purpose: Purpose): boolean {
+  take(purpose: SignedPurpose): boolean {
     const { leavesFree, share } = CLAIMS[purpose]
     const reserved = Math.min(Math.ceil(leavesFree * this.#total), this.#total - 1)
     const usedByOwn = this.#usedBy.get(purpose) ?? 0
@@ -61,7 +61,7 @@ export class Capacity {
     return true
   }
 
-  giveBack(purpose: Purpose): void {
+  giveBack(purpose: SignedPurpose): void {
     this.#used--
     this.#usedBy.set(purpose, (this.#usedBy.get(purpose) ?? 0) - 1)
   }
@@ -76,7 +76,7 @@ export class RankedQueue<T> {
     return this.#length
   }
 
-  push(purpose: Purpose, item: T): void {
+  push(purpose: SignedPurpose, item: T): void {
     const rank = rankOf(purpose)
     this.#byRank[rank] ??= []
     this.#byRank[rank].push(item)

@@ -14,6 +14,7 @@ import type {
 import { readAnswer, requestValue, type AgentAnswer, type Method } from './protocol.ts'
 import {
   HsmError,
+  type AccountHead,
   type AccountLine,
   type AgentStatus,
   type GuardedHead,
@@ -21,6 +22,7 @@ import {
   type SignedTreeHead,
   type SigningAgent,
   type TufRole,
+  type UseDigests,
 } from './signing.ts'
 import { decodeFrame, encodeFrame, FrameSplitter, WireError, writeTogether, type WireValue } from './wire.ts'
 
@@ -202,6 +204,14 @@ class AgentClient implements AdminAgent {
 
   async account(request: { readonly from: number; readonly limit: number }): Promise<readonly AccountLine[]> {
     return (await this.#call('account', { ...request })) as unknown as readonly AccountLine[]
+  }
+
+  async useDigests(request: { readonly from: number }): Promise<readonly UseDigests[]> {
+    return (await this.#call('useDigests', { ...request })) as unknown as readonly UseDigests[]
+  }
+
+  async accountHead(request: { readonly key: string }): Promise<AccountHead> {
+    return (await this.#call('accountHead', { ...request })) as unknown as AccountHead
   }
 
   async reportHead(report: Parameters<SigningAgent['reportHead']>[0]): Promise<void> {

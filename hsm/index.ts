@@ -1,5 +1,6 @@
 /** The HSM as the rest of the system sees it: a client of the agent. Nothing here loads a PKCS#11 module. */
 export * from './signing.ts'
+export { readUseJournal, recordUses, UseJournal, WITNESS_SUFFIX } from './use-journal.ts'
 export type * from './administration.ts'
 export { connectAdminAgent, connectAgent, type AgentAddress, type ClientOptions } from './client.ts'
 export { spawnAgent, type SpawnedAgent, type SpawnOptions } from './spawn.ts'

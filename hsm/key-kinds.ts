@@ -110,6 +110,7 @@ export const KINDS_OF: Readonly<Record<KeyPurpose, readonly KeyKind[]>> = {
   set: ['P-256'],
   timestamp: ['P-256'],
   tuf: ['P-256', 'ed25519'],
+  accountHead: ['P-256'],
 }
 
 /** The kind of a public key; throws `X509Error`, or `refused` for a key that is none of ours. */

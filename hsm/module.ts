@@ -15,7 +15,7 @@ import { initialize, loadModule } from './module-loader.ts'
 import type { ModuleSettings } from './module-settings.ts'
 import { calling, callingAsync, isLost, type Cryptoki, type Handle } from './pkcs11.ts'
 import { formatKeyUri, type KeyUri } from './pkcs11-uri.ts'
-import { HsmError, type AgentStatus, type KeyKind, type Purpose } from './signing.ts'
+import { HsmError, type AgentStatus, type KeyKind, type SignedPurpose } from './signing.ts'
 import { Token } from './token.ts'
 
 /** One loss may follow another while a token comes back; a request that saw four is answered `unavailable`. */
@@ -192,7 +192,7 @@ export class HsmModule {
   }
 
   /** The signature at once, for a key that is quick, or undefined: then `sign` is the way. Throws nothing. */
-  signAtOnce(name: string, purpose: Purpose, message: Uint8Array): Uint8Array | undefined {
+  signAtOnce(name: string, purpose: SignedPurpose, message: Uint8Array): Uint8Array | undefined {
     const key = this.#keys.get(name)
     const place = key === undefined ? undefined : readyPlace(key)
     if (key === undefined || place?.handle === undefined || !place.synchronous) return undefined
@@ -211,7 +211,7 @@ export class HsmModule {
   }
 
   /** Signs, again after a loss and elsewhere if the key has other tokens, and releases only what verifies. Rejects with `HsmError`. */
-  async sign(name: string, purpose: Purpose, message: Uint8Array, deadlineAtMs: number): Promise<Uint8Array> {
+  async sign(name: string, purpose: SignedPurpose, message: Uint8Array, deadlineAtMs: number): Promise<Uint8Array> {
     const avoided = new Set<Link>()
     for (let attempt = 1; ; attempt++) {
       const { key, place } = await this.#usable(name, deadlineAtMs, avoided)

@@ -10,6 +10,8 @@ export const SIGNING_METHODS = [
   'reportHead',
   'tufVersions',
   'account',
+  'useDigests',
+  'accountHead',
   'certificate',
   'treeHead',
   'sct',

@@ -46,6 +46,12 @@ function join(connected: ReadonlyMap<Role, SigningAgent>): SigningAgent {
     account: async () => {
       throw new HsmError('refused', 'no_socket', 'no socket of a role tells of the account: ask the admin socket')
     },
+    useDigests: async () => {
+      throw new HsmError('refused', 'no_socket', 'no socket of a role tells of the account: ask the admin socket')
+    },
+    accountHead: async () => {
+      throw new HsmError('refused', 'no_socket', 'no socket of a role tells of the account: ask the admin socket')
+    },
     status: async () => mergedStatus(await Promise.all(agents.map((agent) => agent.status()))),
     close: async () => {
       await Promise.all(agents.map((agent) => agent.close()))

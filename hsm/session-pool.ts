@@ -1,10 +1,10 @@
 /** The sessions of one token: each does one thing at a time, and they are given out by urgency (`capacity.ts`). */
 import { Capacity, RankedQueue } from './capacity.ts'
 import type { Handle } from './pkcs11.ts'
-import type { Purpose } from './signing.ts'
+import type { SignedPurpose } from './signing.ts'
 
 interface Waiting {
-  readonly purpose: Purpose
+  readonly purpose: SignedPurpose
   readonly resolve: (session: Handle | undefined) => void
 }
 
@@ -12,7 +12,7 @@ export class SessionPool {
   readonly #capacity: Capacity
   #free: Handle[] = []
   /** For what each is in use; undefined for the agent's own calls, which are outside of the reckoning. */
-  readonly #leased = new Map<Handle, Purpose | undefined>()
+  readonly #leased = new Map<Handle, SignedPurpose | undefined>()
   readonly #waiting = new RankedQueue<Waiting>()
   #drained: (() => void)[] = []
 
@@ -38,7 +38,7 @@ export class SessionPool {
   }
 
   /** A free session for a call that ends at once, or undefined. Without a purpose it is a call of the agent's own. */
-  take(purpose?: Purpose): Handle | undefined {
+  take(purpose?: SignedPurpose): Handle | undefined {
     if (this.#free.length === 0) return undefined
     if (purpose !== undefined && !this.#capacity.take(purpose)) return undefined
     const session = this.#free.pop()
@@ -47,7 +47,7 @@ export class SessionPool {
   }
 
   /** A session as soon as it is this purpose's turn; undefined if the token went away meanwhile. */
-  async lease(purpose: Purpose): Promise<Handle | undefined> {
+  async lease(purpose: SignedPurpose): Promise<Handle | undefined> {
     return this.take(purpose) ?? (await new Promise((resolve) => this.#waiting.push(purpose, { purpose, resolve })))
   }
 

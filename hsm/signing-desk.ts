@@ -20,11 +20,11 @@ import { checkSet } from './purposes/set.ts'
 import { checkTimestamp } from './purposes/timestamp.ts'
 import { checkTreeHead } from './purposes/tree-head.ts'
 import { checkTuf } from './purposes/tuf.ts'
-import { HsmError, type KeyPurpose, type Purpose } from './signing.ts'
+import { HsmError, type KeyPurpose, type SignedPurpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
 import { WriterLeases } from './writer-leases.ts'
 
-const CHECKS: Readonly<Record<Purpose, Check>> = {
+const CHECKS: Readonly<Record<SignedPurpose, Check>> = {
   certificate: checkCertificate,
   treeHead: checkTreeHead,
   sct: checkSct,
@@ -36,7 +36,7 @@ const CHECKS: Readonly<Record<Purpose, Check>> = {
 }
 
 /** Accounted for by count and digest: they come by the hundred, and each is public in its log anyway. */
-const BATCHED: ReadonlySet<Purpose> = new Set(['sct', 'set', 'treeHead', 'timestamp'])
+const BATCHED: ReadonlySet<SignedPurpose> = new Set(['sct', 'set', 'treeHead', 'timestamp'])
 
 /** What waits for a tree head does not wait longer than this for the line of a witness key that is in trouble. */
 const SECOND_LINE_MS = 500
@@ -45,7 +45,7 @@ const SECOND_LINE_MS = 500
 const BATCH = 256
 
 interface Waiting {
-  readonly purpose: Purpose
+  readonly purpose: SignedPurpose
   readonly request: Fields
   readonly deadlineAtMs: number
   readonly resolve: (reply: WireValue) => void
@@ -103,7 +103,7 @@ export class SigningDesk {
   }
 
   /** Resolves with the reply once its signature was verified; rejects with `HsmError`. */
-  async submit(purpose: Purpose, request: Fields, deadlineAtMs: number): Promise<WireValue> {
+  async submit(purpose: SignedPurpose, request: Fields, deadlineAtMs: number): Promise<WireValue> {
     if (!this.#capacity.take(purpose)) {
       throw new HsmError('busy', 'too_many_requests', `too many requests are under way for ${purpose}`)
     }
@@ -289,7 +289,7 @@ export class SigningDesk {
 }
 
 /** What is evidence of when it was made. A checkpoint is not, and a log may go on sealing; TUF's times are days. */
-function statesTime(purpose: Purpose, key: KeyConfig): boolean {
+function statesTime(purpose: SignedPurpose, key: KeyConfig): boolean {
   if (purpose === 'treeHead') return key.style === 'ct'
   return purpose === 'certificate' || purpose === 'sct' || purpose === 'set' || purpose === 'timestamp'
 }

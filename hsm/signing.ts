@@ -37,18 +37,13 @@ export class HsmError extends Error {
 export type KeyKind = 'P-256' | 'P-384' | 'rsa-2048' | 'rsa-3072' | 'rsa-4096' | 'ed25519'
 
 /** What may be asked of a key. */
-export type Purpose =
-  | 'certificate'
-  | 'treeHead'
-  | 'sct'
-  | 'set'
-  | 'timestamp'
-  | 'tuf'
-  | 'caCertificate'
-  | 'accountHead'
+export type Purpose = 'certificate' | 'treeHead' | 'sct' | 'set' | 'timestamp' | 'tuf' | 'caCertificate'
+
+/** Whatever is signed on request; a head of the account is asked for without any data. */
+export type SignedPurpose = Purpose | 'accountHead'
 
 /** `witnessHead` is asked for by nobody: such a key gives the second signature line of a checkpoint, with its tree head. */
-export type KeyPurpose = Purpose | 'witnessHead'
+export type KeyPurpose = SignedPurpose | 'witnessHead'
 
 export interface KeyDescription {
   readonly name: string

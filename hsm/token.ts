@@ -22,7 +22,7 @@ import type { TokenUri } from './pkcs11-uri.ts'
 import { PinRotation } from './pin-rotation.ts'
 import { GENERIC, profileOf, type Identity, type Profile } from './quirks.ts'
 import { SessionPool } from './session-pool.ts'
-import { HsmError, type AgentStatus, type Purpose } from './signing.ts'
+import { HsmError, type AgentStatus, type SignedPurpose } from './signing.ts'
 
 /** What C_GetTokenInfo says of a token. */
 export interface TokenFacts {
@@ -119,12 +119,12 @@ export class Token {
    * A free session for a call that ends at once, or undefined; give it back with `giveBack`. Without a purpose it is a
    * call of the agent's own.
    */
-  take(purpose?: Purpose): Handle | undefined {
+  take(purpose?: SignedPurpose): Handle | undefined {
     return this.#pool.take(purpose)
   }
 
   /** A session as soon as it is this purpose's turn; undefined if the token went away meanwhile. */
-  async lease(purpose: Purpose): Promise<Handle | undefined> {
+  async lease(purpose: SignedPurpose): Promise<Handle | undefined> {
     return await this.#pool.lease(purpose)
   }
 

@@ -14,8 +14,10 @@ import {
   KINDS_OF,
   type KeyKind,
   type KeyPurpose,
+  recordUses,
   type SigningAgent,
   spawnAgent,
+  UseJournal,
 } from '#hsm'
 import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
 import { createSoftTokens, type SoftTokens } from '#hsm/softhsm'
@@ -24,6 +26,7 @@ import { initialInventory, initTrustRoot } from '#trust-root'
 import { encodePem } from '#x509'
 import { syncPath } from './backup-manifest.ts'
 import { syncTree } from './durable-tree.ts'
+import { USES } from './reconcile.ts'
 import { chanceryYaml, type InstallationChoices, issuersYaml, origins, urls } from './layout.ts'
 
 export class InstallationError extends Error {
@@ -55,6 +58,7 @@ const keyPlans: readonly KeyPlan[] = [
   { name: 'rekor-v2-witness', token: 'online', kind: 'ed25519' },
   { name: 'tsa', token: 'online', kind: 'P-256' },
   { name: 'tuf-online', token: 'online', kind: 'P-256' },
+  { name: 'account', token: 'online', kind: 'P-256' },
 ]
 
 /** Keys whose kind can be chosen when an installation is made; clients take one kind for the others. */
@@ -228,14 +232,17 @@ async function publishTrustRoot(
     oidcIssuer: { url: url.oidc },
   })
   const online = await spawnAgent({ configPath: join(dataDir, 'agent/online.yaml') })
+  const journal = new UseJournal(join(dataDir, USES))
   try {
-    const withRootAgent = async <T>(use: (agent: SigningAgent) => Promise<T>) => await withAdmin(dataDir, 'root', use)
+    const withRootAgent = async <T>(use: (agent: SigningAgent) => Promise<T>) =>
+      await withAdmin(dataDir, 'root', async (root) => await use(recordUses(root, journal)))
     const trustRoot = await initTrustRoot(
-      { folder: join(dataDir, 'trust-root'), agent: online.agent, withRootAgent },
+      { folder: join(dataDir, 'trust-root'), agent: recordUses(online.agent, journal), withRootAgent },
       inventory,
     )
     await trustRoot.close()
   } finally {
+    journal.close()
     await online.close()
   }
 }
@@ -309,6 +316,7 @@ function onlineKeys(keys: Keys, choices: InstallationChoices) {
     'rekor-v2-witness': witnessKey(keys, 'rekor-v2-witness', origin.rekorV2),
     tsa: agentKey(keys, 'tsa', ['timestamp']),
     'tuf-online': agentKey(keys, 'tuf-online', ['tuf'], { tufRoles: ['snapshot', 'timestamp'] }),
+    account: agentKey(keys, 'account', ['accountHead'], { origin: `account.${choices.domain}` }),
   }
 }
 

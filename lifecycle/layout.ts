@@ -102,6 +102,7 @@ export function chanceryYaml(choices: InstallationChoices): string {
       rootAgent: 'agent/root.yaml',
       defaultRekor: 1,
     },
+    account: { key: 'account' },
     developmentIssuer: { listen: listen(ports.oidc), url: url.oidc },
   }
   return `# Written once by \`chancery init\`; yours from now on. Every field is told in server/config.ts.\n${stringify(document, { lineWidth: 120 })}`

@@ -1,10 +1,10 @@
 /** The administrative verb `backup`, and how long ago the last one was. */
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname, isAbsolute, join } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { OperatorError } from '#alarms'
-import { backUp, type BackupSources, type FinishedBackup } from '#lifecycle'
+import { backUp, type BackupSources, type FinishedBackup, USES } from '#lifecycle'
 import type { AdminRequest } from './admin.ts'
 import type { LoadedConfig } from './config.ts'
 import type { Parts } from './main.ts'
@@ -133,7 +133,13 @@ function configurationFiles({ config, file, resolve }: LoadedConfig): string[] {
     ...logs.flatMap((log) => (log.kind === 'ct' ? [log.roots] : [])),
     ...(timestamp === undefined ? [] : [timestamp.chain]),
     ...tls,
+    ...notedUses(resolve(USES)),
   ]
+}
+
+/** What the account is compared with beside the logs: without it a restored server would know none of its uses. */
+function notedUses(folder: string): string[] {
+  return existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : []
 }
 
 /** A spawned agent's configuration with the certificates that it names; not its PIN files. */

@@ -128,6 +128,8 @@ export function makeAgentDouble(options: { stateFile?: string; style?: 'note' | 
     tuf: notHere,
     tufVersions: notHere,
     account: notHere,
+    useDigests: notHere,
+    accountHead: notHere,
     status: notHere,
     close: async () => {},
   }

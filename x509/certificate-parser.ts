@@ -141,6 +141,11 @@ function parseTbs(tbsDer: Uint8Array): { parsed: ParsedTbsCertificate; algorithm
  * bytes if there is none; the whole extensions field goes with its last extension. Throws `malformed_certificate`.
  */
 export function withoutExtension(tbsDer: Uint8Array, oid: string): Uint8Array {
+  return replaceExtension(tbsDer, oid)
+}
+
+/** The same with another extension, in DER, in its place. */
+export function replaceExtension(tbsDer: Uint8Array, oid: string, replacement?: Uint8Array): Uint8Array {
   const unwanted = objectIdentifier(oid)
   return readingAs('malformed_certificate', 'certificate', () => {
     const reader = readSequence(tbsDer)
@@ -157,6 +162,7 @@ export function withoutExtension(tbsDer: Uint8Array, oid: string): Uint8Array {
         const extension = list.readAny()
         const type = new DerReader(extension.value).raw()
         if (!equalBytes(type, unwanted)) kept.push(extension.raw)
+        else if (replacement !== undefined) kept.push(replacement)
       }
       if (kept.length > 0) fields.push(contextConstructed(3, sequence(...kept)))
     }

@@ -20,7 +20,7 @@ export {
   verifySignature,
   type SignatureAlgorithm,
 } from './key-object.ts'
-export { parseCertificate, parseTbsCertificate, withoutExtension } from './certificate-parser.ts'
+export { parseCertificate, parseTbsCertificate, replaceExtension, withoutExtension } from './certificate-parser.ts'
 export type {
   Extension,
   KeyUsage,

@@ -98,6 +98,8 @@ function softwareAgent(spkiDer: Uint8Array, signTbs: (tbsDer: Uint8Array) => Uin
     tuf: absent,
     tufVersions: absent,
     account: absent,
+    useDigests: absent,
+    accountHead: absent,
     status: absent,
     close: () => Promise.resolve(),
   }

@@ -121,6 +121,8 @@ export function memoryAgent(...names: string[]): SigningAgent & { readonly reque
         ),
       ),
     account: unused,
+    useDigests: unused,
+    accountHead: unused,
     certificate: unused,
     treeHead: unused,
     guardedHead: unused,

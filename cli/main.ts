@@ -19,6 +19,7 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   init: () => import('./init.ts'),
   serve: () => import('./serve.ts'),
   status: () => import('./status.ts'),
+  doctor: () => import('./doctor.ts'),
   clients: () => import('./clients.ts'),
   agent: () => import('./agent.ts'),
   log: () => import('./log.ts'),

@@ -1,6 +1,7 @@
 export { AdminError, askAdmin } from './admin.ts'
+export { examine, type Examination, type ExaminationOptions, type Finding } from './examination.ts'
 export { ConfigError, loadConfig, type LoadedConfig } from './config.ts'
-export { type ServeOptions, type Server, serve } from './main.ts'
+export { reconcileOffline, type ServeOptions, type Server, serve } from './main.ts'
 export { readLastBackup } from './backup.ts'
 export { certificatesOf, type ServiceState, type Status } from './status.ts'
 export { type AdoptionPlan, adoptionOf, damageOf, type FsckAnswer, fsckStopped, type LogLine } from './log-verbs.ts'

@@ -6,14 +6,14 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createHash } from 'node:crypto'
 import { dirname, join, resolve as resolvePath } from 'node:path'
-import type { Logger } from 'pino'
+import { type Logger, pino } from 'pino'
 import { parse as parseYaml } from 'yaml'
 import { Alarms, CATALOGUE, type Code, OperatorError } from '#alarms'
 import { type Authority, caSection, createAuthority } from '#ca'
 import { connectAgent, connectRoleAgents, HsmError, type SigningAgent, spawnAgent, recordUses, UseJournal } from '#hsm'
 import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
 import { type IssuerPolicy, parseFulcioConfig } from '#policy'
-import { USES } from '#lifecycle'
+import { type Reconciled, type ReconcileStep, USES } from '#lifecycle'
 import { createTimestampAuthority, type TimestampAuthority, timestampSection } from '#timestamp'
 import {
   ctLogOf,
@@ -127,6 +127,23 @@ export async function serve(loaded: LoadedConfig, options: ServeOptions): Promis
   } catch (error) {
     await close().catch((fault: unknown) => logger.error({ err: fault }, 'could not stop cleanly'))
     throw error
+  }
+}
+
+/** `chancery audit reconcile` without a server: everything is opened, nothing listens, and all is closed again. */
+export async function reconcileOffline(
+  loaded: LoadedConfig,
+  { onStep, accept }: { readonly onStep?: (step: ReconcileStep) => void; readonly accept?: unknown },
+): Promise<Reconciled> {
+  const closers: (() => Promise<void> | void)[] = []
+  try {
+    await refuseSecondServer(loaded)
+    const parts = await openParts(loaded, pino({ level: 'silent' }), closers)
+    const argument = accept === undefined ? {} : { accept }
+    const progress = (step: unknown) => onStep?.(step as ReconcileStep) // what `reconcile` tells
+    return await reconcileVerb(parts, { argument, progress, signal: new AbortController().signal })
+  } finally {
+    for (const closer of closers.toReversed()) await closer()
   }
 }
 

@@ -1,13 +1,11 @@
 /** The administrative verb `reconcile`, and the same done regularly by the server itself. */
-import { appendFileSync, existsSync, mkdirSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { Gauge } from 'prom-client'
 import { z } from 'zod'
-import { type Code, OperatorError } from '#alarms'
 import { reconcile, type Reconciled, USES } from '#lifecycle'
 import { decodePem } from '#x509'
-import { readFileSync } from 'node:fs'
 import type { AdminRequest } from './admin.ts'
 import type { Parts } from './main.ts'
 
@@ -81,7 +79,7 @@ function show({ alarms }: Parts, { keys, unknown, unknownTotal, unaccounted, una
     ...(unaccountedTotal === 0 ? [] : [`${unaccountedTotal} signatures are in no account`]),
   ]
   alarms.set(
-    'reconcile_gap' satisfies Code,
+    'reconcile_gap',
     'account',
     parted.length === 0 ? undefined : `${parted.join('; ')}: chancery audit reconcile`,
   )
@@ -113,16 +111,4 @@ export function watchReconciled(parts: Parts, logger: Logger): () => void {
     stop.abort()
     clearTimeout(timer)
   }
-}
-
-/** Offline, for a command: the alarm and the metric are nobody's then. */
-export async function reconcileOnce(
-  parts: Parts,
-  request: Omit<AdminRequest, 'argument'>,
-  accept: unknown,
-): Promise<Reconciled> {
-  if ('sockets' in parts.loaded.config.agent) {
-    throw new OperatorError('account_untold', 'no socket of a role tells of the account')
-  }
-  return await reconcileVerb(parts, { ...request, argument: accept === undefined ? {} : { accept } })
 }

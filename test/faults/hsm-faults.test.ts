@@ -3,9 +3,10 @@
  * (`hsm/fault-shim.c`) around SoftHSM fails, hangs, delays, forgets, fills up and flips bits. Nothing is ever restarted
  * by hand. In the end every answer that any client had is looked at, and each signature is verified anew.
  */
-import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
@@ -13,7 +14,7 @@ import { connectAdminAgent } from '#hsm'
 import { buildFaultShimIn, type Fault, type FaultShim } from '../../hsm/fault-shim.fixture.ts'
 import { askAdmin } from '../../server/admin.ts'
 import type { Ledger } from '../crash/ledger.ts'
-import { initialise, type Stack, serve } from '../e2e/stack.ts'
+import { initialise, projectFolder, type Stack, serve } from '../e2e/stack.ts'
 import {
   badAnswers,
   checkEverything,
@@ -29,6 +30,9 @@ const scratch = mkdtempSync(join(tmpdir(), 'chancery-hsm-faults-'))
 const dataDir = join(scratch, 'data')
 const adminSocket = join(scratch, 'admin.sock')
 let stack: Stack
+let realModule = ''
+let pinFile = ''
+let softhsmConf = ''
 let shim: FaultShim
 let load: PatientLoad
 const ledgers: Ledger[] = []
@@ -37,9 +41,15 @@ const seen: string[] = []
 
 beforeAll(async () => {
   await initialise(dataDir)
-  const { modulePath } = parse(readFileSync(join(dataDir, 'agent/online.yaml'), 'utf8')) as { modulePath: string }
+  const { modulePath, tokens } = parse(readFileSync(join(dataDir, 'agent/online.yaml'), 'utf8')) as {
+    modulePath: string
+    tokens: { online: { pinFile: string; softhsmConf: string } }
+  }
+  pinFile = resolve(dataDir, 'agent', tokens.online.pinFile)
+  softhsmConf = resolve(dataDir, 'agent', tokens.online.softhsmConf)
   mkdirSync(join(scratch, 'shim'))
-  shim = buildFaultShimIn(join(scratch, 'shim'), modulePath)
+  realModule = modulePath
+  shim = buildFaultShimIn(join(scratch, 'shim'), realModule)
   configure(dataDir, 'agent/online.yaml', {
     modulePath: shim.modulePath,
     watchdogSeconds: 2,
@@ -233,10 +243,7 @@ describe('a driver that hangs', () => {
 
 describe('around the HSM', () => {
   test('the agent is killed', async () => {
-    const { pid } = stack.server
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
-    const agent = children.find((child) => readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('agent/online.yaml'))
-    process.kill(agent ?? 0, 'SIGKILL')
+    process.kill(agentPid(), 'SIGKILL')
     await load.progress(5)
   })
 
@@ -267,3 +274,104 @@ test('every request was answered rightly or with 503 and Retry-After; none is le
   expect(slowestMs).toBeLessThan(5000)
   await checkEverything(stack, ledgers, { acknowledged: [], unanswered: [], timestamps: [], heads: [] })
 })
+
+/** `C_Login` as the token saw it, by any process. */
+function logins(): number {
+  return shim.calls().filter((call) => call === 'C_Login').length
+}
+
+describe('a wrong PIN', () => {
+  let right = ''
+
+  async function unlatch(): Promise<void> {
+    const admin = await connectAdminAgent({ socketPath: adminSocket })
+    try {
+      await admin.unlatch({ latch: 'token:online' })
+    } finally {
+      await admin.close()
+    }
+  }
+
+  /** Brings the PIN back and lets the load finish. */
+  async function finishAfter(waiting: PatientLoad): Promise<Ledger> {
+    const before = logins()
+    writeFileSync(pinFile, right, { mode: 0o600 })
+    await unlatch()
+    await waiting.progress(3)
+    expect(logins()).toBe(before + 1)
+    const { ledger, outcomes, ended } = await waiting.finish()
+    expect(badAnswers(outcomes)).toEqual([])
+    expect(ended).toMatchObject({ lost: 0, abandoned: 0 })
+    ledgers.push(ledger)
+    return ledger
+  }
+
+  test('is tried once whatever the load; the latch outlives agent and server; unlatch recovers', async () => {
+    right = readFileSync(pinFile, 'utf8')
+    const before = logins()
+    await stack.stop()
+    writeFileSync(pinFile, 'not-the-pin\n', { mode: 0o600 })
+    stack = await serve(dataDir)
+    await delay(500)
+    process.kill(agentPid(), 'SIGKILL')
+    await delay(1000)
+    await stack.stop()
+    stack = await serve(dataDir)
+    const waiting = await startPatientLoad(stack, join(scratch, 'wrong-pin'))
+    await delay(2500)
+    expect(await waiting.running.acknowledged()).toMatchObject({ v1: 0, v2: 0, ca: 0, tsa: 0 })
+    expect(logins()).toBe(before + 1)
+    const ledger = await finishAfter(waiting)
+    await checkEverything(stack, ledgers, ledger)
+  })
+
+  test('that was changed underneath is found when the agent connects anew, and tried once', async () => {
+    const before = logins()
+    const waiting = await startPatientLoad(stack, join(scratch, 'changed-pin'))
+    await waiting.progress(3)
+    const [old, fresh] = [right.trim(), '86428642']
+    changePin(old, fresh)
+    // SoftHSM takes the old one until it is initialised anew.
+    process.kill(agentPid(), 'SIGKILL')
+    await delay(2500)
+    process.kill(agentPid(), 'SIGKILL')
+    await delay(2500)
+    expect(logins()).toBe(before + 1)
+    right = `${fresh}\n`
+    const ledger = await finishAfter(waiting)
+    await checkEverything(stack, ledgers, ledger)
+  })
+})
+
+function agentPid(): number {
+  const { pid } = stack.server
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
+  const agent = children.find((child) => readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('agent/online.yaml'))
+  if (agent === undefined) throw new Error('the server has no agent')
+  return agent
+}
+
+/** As an operator would who forgot to tell the agent: in another process, by C_SetPIN. */
+function changePin(old: string, fresh: string): void {
+  const script = `
+    import pkcs11js from 'pkcs11js'
+    const [path, old, fresh] = process.argv.slice(1)
+    const module = new pkcs11js.PKCS11()
+    module.load(path)
+    module.C_Initialize({ flags: 2 })
+    const slot = module.C_GetSlotList(true).find((slot) => module.C_GetTokenInfo(slot).label.includes('online'))
+    const session = module.C_OpenSession(slot, 6)
+    module.C_Login(session, 1, old)
+    module.C_SetPIN(session, old, fresh)
+    process.kill(process.pid, 'SIGKILL')`
+  try {
+    execFileSync(process.execPath, ['--input-type=module', '-e', script, realModule, old, fresh], {
+      cwd: projectFolder,
+      env: { SOFTHSM2_CONF: softhsmConf },
+      stdio: 'pipe',
+    })
+  } catch (error) {
+    // The module is never closed: pkcs11js may crash then.
+    if (!(error instanceof Error && 'signal' in error && error.signal === 'SIGKILL')) throw error
+  }
+}

@@ -27,6 +27,7 @@ import {
   verifyGrowth,
   verifySignedCheckpoint,
 } from '#verifier'
+import type { ExportOptions, ReconcileOptions, VerifyAccountOptions } from './account.ts'
 import { loadTrustedRoot, TrustedRootError, type TrustedRootSource } from './trusted-root-source.ts'
 
 interface CommonOptions extends TrustedRootSource {
@@ -62,10 +63,39 @@ export function register(program: Command): void {
     })
   audit
     .command('verify <file>')
-    .summary('verify a saved proof again, without any network')
-    .addHelpText('after', EXIT_STATUS)
+    .summary('verify a saved proof or an exported account of key uses, without any network')
+    .option('--head <note...>', 'account: signed heads that must lie on it, as anchors and the server keep them')
+    .option('--key <file>', 'account: public key of the heads, PEM')
+    .addHelpText('after', `${EXIT_STATUS}${ACCOUNT_EXAMPLES}`)
     .action(async (file: string, _: unknown, command: Command) => {
+      const { isAccount, runVerifyAccount } = await import('./account.ts')
+      const given = command.optsWithGlobals<VerifyAccountOptions>()
+      if (given.head !== undefined || isAccount(file)) return await runVerifyAccount(file, given)
       await judged(command.optsWithGlobals<CommonOptions>(), (options) => verifySaved(file, options))
+    })
+  audit
+    .command('reconcile')
+    .summary('operators: compare every use of a key with what was made')
+    .option('--data <dir>', 'data folder', 'data')
+    .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
+    .option('--accept <digest...>', 'uses that were looked into: their digests, or all that are unknown now')
+    .addHelpText('after', RECONCILE_EXAMPLES)
+    .action(async (_: unknown, command: Command) => {
+      const { runReconcile } = await import('./account.ts')
+      await runReconcile(command.optsWithGlobals<ReconcileOptions>())
+    })
+  audit
+    .command('export')
+    .summary("operators: write the agent's account of key uses with its signed head")
+    .requiredOption('--out <file>', 'JSON Lines; FILE.note and FILE.pub are written beside it')
+    .option('--data <dir>', 'data folder', 'data')
+    .option('--agent <agent>', 'its name, configuration file or admin socket', 'online')
+    .option('--head-key <name>', 'key that signs heads of the account', 'account')
+    .addHelpText('after', ACCOUNT_EXAMPLES)
+    .action(async (_: unknown, command: Command) => {
+      const { runExport } = await import('./account.ts')
+      const { headKey, ...options } = command.optsWithGlobals<Omit<ExportOptions, 'key'> & { headKey: string }>()
+      await runExport({ ...options, key: headKey })
     })
   audit
     .command('watch')
@@ -91,6 +121,23 @@ Every audit command takes --url, --log, --json and a trust root: see chancery au
 
 Exit status: 0 verified, 1 unreadable files or trust root, 2 not understood, 3 no such entry,
 4 the log gives no answer, 5 the log contradicts itself or its trust root.
+`
+const ACCOUNT_EXAMPLES = `
+An account that does not hold: exit status 8.
+
+Examples:
+  chancery audit export --data ./data --out account.jsonl
+  chancery audit verify account.jsonl --head /anchor/account.example.org.note --key account.pub
+`
+const RECONCILE_EXAMPLES = `
+Asks the running server; without one it opens the installation for the moment. Every use that is in no log and was
+never asked for by the server is named.
+
+Exit status: 0 every use is known, 8 there is a gap.
+
+Examples:
+  chancery audit reconcile --data ./data
+  chancery audit reconcile --data ./data --accept DIGEST
 `
 const PROOF_EXAMPLES = `
 Examples:

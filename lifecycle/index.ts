@@ -2,6 +2,7 @@
 export { CHOSEN_KINDS, createInstallation, InstallationError, isInstallation, newTreeId } from './installation.ts'
 export { backUp, type BackupSources, type BackupStep, type FinishedBackup } from './backup.ts'
 export { type BackupManifest, readManifest } from './backup-manifest.ts'
+export { readAccount } from './recount.ts'
 export { restore, type RestoreOptions, type Restored, type RestoreStep, verifyBackup } from './restore.ts'
 export { type Reconciled, reconcile, type ReconcileSources, type ReconcileStep, USES } from './reconcile.ts'
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'

@@ -62,6 +62,11 @@ export async function recountStore(store: LogStore, onEntries: (done: number) =>
   return tree
 }
 
+/** The lines of the account in a backup, in their order. */
+export async function* readAccount(folder: string, { files }: BackupManifest): AsyncGenerator<string> {
+  for (const { path } of files.filter((file) => file.path.startsWith('account/'))) yield* readSegment(folder, { path })
+}
+
 /** Walks the chain of the account from its first line to the head in the manifest. Throws `backup_damaged`. */
 export async function recountAccount(folder: string, { account, files }: BackupManifest): Promise<void> {
   if (account === undefined) return

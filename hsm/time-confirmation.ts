@@ -20,10 +20,13 @@ export function confirmationBy(confirmedBy: ClockConfig['confirmedBy']): Confirm
  * `rtcsync`, systemd-timesyncd, ntpd) has measured again and says otherwise. Only root can say so.
  */
 export const confirmedByKernel: Confirmation = async () => {
-  const { synchronised, maxErrorMs } = kernelClock()
-  if (!synchronised) return 'the kernel says that its clock is not synchronised'
-  if (maxErrorMs > STEP_TOLERANCE_MS) return `the kernel says that its clock may be off by ${maxErrorMs} ms`
-  return undefined
+  try {
+    const { synchronised, maxErrorMs } = kernelClock()
+    if (!synchronised) return 'the kernel says that its clock is not synchronised'
+    return maxErrorMs > STEP_TOLERANCE_MS ? `the kernel says that its clock may be off by ${maxErrorMs} ms` : undefined
+  } catch {
+    return 'the kernel may not be asked: the unit needs ProtectClock=no and SystemCallFilter=adjtimex clock_adjtime'
+  }
 }
 
 /** A command that prints the offset of this machine's clock to true time, in milliseconds. */

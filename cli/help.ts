@@ -3,8 +3,8 @@ export const HELP = `chancery: a private Sigstore with every signing key in an H
 
 Something is wrong:
   chancery status --data DIR          each service, log and key, and its fault
-  chancery doctor --data DIR          what is wrong on tokens, disk, clock and in
-                                      files, also while no server runs
+  chancery doctor --data DIR          what is wrong on tokens, in files, with
+                                      disk and clock, server running or not
   chancery serve --data DIR --check   test configuration, keys and logs; start
                                       nothing
   curl http://HOST:2112/readyz        for probes: what is not ready, and why

@@ -80,7 +80,7 @@ test('after a failed fsync nothing is written any more, and the next process doe
   const first = await start()
   await first.ask(['1', '2', '3'])
   shim.set({ below: join(folder, 'state.db'), syncError: 'EIO' })
-  expect(await first.ask(['4'])).toEqual([{ diskFailure: 'disk_io_error' }])
+  expect((await first.ask(['4']))[0]).toEqual({ diskFailure: 'disk_io_error' })
   shim.set({ below: join(folder, 'state.db') })
   const refused = (await first.ask(['5', '6'])).map((answer) => answer['refused'] ?? answer['diskFailure'])
   expect(new Set(refused)).toEqual(new Set(['disk_io_error']))

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { expect, test } from 'vitest'
+import { register } from 'prom-client'
+import { expect, test, vi } from 'vitest'
 import { Alarms, CATALOGUE } from '#alarms'
 import type { AgentStatus } from '#hsm'
 import { alarmsOf, watchAgent } from './agent-alarms.ts'
@@ -87,4 +88,27 @@ test('an alarm is over when its cause is', async () => {
     'token_absent a cleared',
     'agent_away agent cleared',
   ])
+})
+
+test('an agent that is another process each second is told of, and counted', async () => {
+  vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] })
+  const alarms = new Alarms()
+  let startedAtMs = 0
+  const counted = async () => (await register.getSingleMetric('chancery_agent_restarts_total')?.get())?.values[0]?.value
+  const before = Number(await counted())
+  const agent = { status: async () => ({ ...status([token('a')], [place('a')]), startedAtMs: startedAtMs++ }) }
+  const stop = watchAgent(agent, alarms)
+  const looks = async (count: number) => {
+    for (let look = 0; look < count; look++) {
+      await vi.advanceTimersByTimeAsync(1000)
+      // The answer comes over real promises.
+      await delay(1)
+    }
+  }
+  await looks(4)
+  expect([Number(await counted()) - before, alarms.active()]).toEqual([3, []])
+  await looks(1)
+  expect(alarms.active()).toMatchObject([{ code: 'agent_restarts', subject: 'agent' }])
+  stop()
+  vi.useRealTimers()
 })

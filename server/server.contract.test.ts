@@ -8,6 +8,7 @@ import { promisify } from 'node:util'
 import { createHash, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse, stringify } from 'yaml'
+import { GAUGES } from './gauges.ts'
 
 const run = promisify(execFile)
 const main = join(import.meta.dirname, '../cli/main.ts')
@@ -125,6 +126,16 @@ describe('a running server', () => {
     expect((await readiness()).body.ready).toBe(true)
   })
 
+  test('gives Prometheus the same picture', async () => {
+    const text = await (await fetch(`${endpoints.metrics}/metrics`)).text()
+    for (const metric of GAUGES.filter((name) => !['chancery_alarm', 'chancery_anchor_lag_entries'].includes(name))) {
+      expect(text, metric).toMatch(new RegExp(`^${metric}(\\{.*\\})? `, 'm'))
+    }
+    expect(text).not.toMatch(/^chancery_alarm\{/m)
+    expect(text).toMatch(/^chancery_agent_restarts_total 0$/m)
+    expect(text).toMatch(/^chancery_log_guard_size\{log="ct"\} \d+$/m)
+  })
+
   test('a status screen fits 80 columns', async () => {
     const { stdout } = await chancery('status', '--data', data)
     expect(stdout.split('\n').filter((line) => line.length > 80)).toEqual([])
@@ -164,6 +175,11 @@ describe('a running server', () => {
       expect(status).toBe(200)
       expect(body.services['rekor-v1']).toMatchObject({ ready: false })
       expect(body.services['trust-root']).toMatchObject({ ready: true })
+      const absent = /^chancery_alarm\{code="token_absent",subject="online",severity="page"\} 1$/m
+      await until(async () => absent.test(await (await fetch(`${endpoints.metrics}/metrics`)).text()))
+      const screen = await chancery('status', '--data', data)
+      expect(screen.code).toBe(1)
+      expect(screen.stdout.split('\n')[1]).toMatch(/^ALARM token_absent {2}online {2}page {2}for /)
     } finally {
       renameSync(`${tokens}.away`, tokens)
     }

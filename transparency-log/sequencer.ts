@@ -193,6 +193,11 @@ export class Sequencer {
     return answer
   }
 
+  /** See `Log.pending`. */
+  pending(): number {
+    return this.#pool.waiting
+  }
+
   fault(): { code: LogError['code']; message: string } | undefined {
     return this.#fault === undefined ? undefined : { code: this.#fault.code, message: this.#fault.message }
   }

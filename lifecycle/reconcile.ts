@@ -124,23 +124,25 @@ async function readAccount(
 /** One question at a time. */
 class Thread {
   readonly #worker = new Worker(new URL('./reconcile-worker.ts', import.meta.url), { env: {} })
+  #waiting: PromiseWithResolvers<Comparison | undefined> | undefined
+
+  constructor() {
+    this.#worker.on('message', (answer: { result?: Comparison; error?: string }) => {
+      if (answer.error === undefined) this.#waiting?.resolve(answer.result)
+      else this.#waiting?.reject(new Error(answer.error))
+    })
+    this.#worker.on('error', (error) => this.#waiting?.reject(error))
+    this.#worker.on('exit', () => this.#waiting?.reject(new Error('the comparing thread ended')))
+  }
 
   async ask(question: ReconcileAsk): Promise<Comparison | undefined> {
-    return await new Promise((resolve, reject) => {
-      const settle = (use: () => void) => {
-        this.#worker.removeAllListeners()
-        use()
-      }
-      this.#worker.once('message', (answer: { result?: Comparison; error?: string }) => {
-        settle(() => (answer.error === undefined ? resolve(answer.result) : reject(new Error(answer.error))))
-      })
-      this.#worker.once('error', (error) => settle(() => reject(error)))
-      this.#worker.once('exit', () => settle(() => reject(new Error('the comparing thread ended'))))
-      this.#worker.postMessage(question)
-    })
+    this.#waiting = Promise.withResolvers()
+    this.#worker.postMessage(question)
+    return await this.#waiting.promise
   }
 
   async close(): Promise<void> {
+    this.#waiting?.promise.catch(() => undefined)
     await this.#worker.terminate()
   }
 }

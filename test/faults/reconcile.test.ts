@@ -67,10 +67,9 @@ describe('the account of key uses', () => {
     await load.progress(10)
     stack.server.kill('SIGKILL')
     await stack.ended
-    load.running.stop()
     stack = await serve(dataDir)
+    await load.finish()
     const { found } = await reconcile()
-    await load.finish().catch(() => undefined)
     expect(found.unknownTotal).toBeLessThanOrEqual(SESSIONS)
     expect(found.unknown).toHaveLength(found.unknownTotal)
     expect(found.unaccounted).toEqual([])

@@ -274,8 +274,8 @@ function sha256(bytes: Uint8Array): Buffer {
 
 parentPort?.on('message', (ask: ReconcileAsk) => {
   try {
-    parentPort?.postMessage({ result: answer(ask) })
+    parentPort?.postMessage({ result: answer(ask) }, [])
   } catch (error) {
-    parentPort?.postMessage({ error: error instanceof Error ? error.message : String(error) })
+    parentPort?.postMessage({ error: error instanceof Error ? error.message : String(error) }, [])
   }
 })

@@ -137,7 +137,7 @@ class Thread {
 
   async ask(question: ReconcileAsk): Promise<Comparison | undefined> {
     this.#waiting = Promise.withResolvers()
-    this.#worker.postMessage(question)
+    this.#worker.postMessage(question, [])
     return await this.#waiting.promise
   }
 

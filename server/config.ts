@@ -299,6 +299,17 @@ function isWitnessKey(vkey: string): boolean {
   }
 }
 
+function* succeedsFaults(
+  { name: own, kind, succeeds: before }: LogConfig,
+  logs: readonly LogConfig[],
+): Generator<string> {
+  if (before === undefined) return
+  const former = logs.find((log) => log.name === before)
+  if (former?.kind !== kind || before === own) yield `logs.${own}.succeeds: there is no ${kind} log named ${before}`
+  if (logs.some((log) => log.name !== own && log.succeeds === before))
+    yield `logs.${own}.succeeds: ${before} has two successors`
+}
+
 /** Faults between fields that the schema cannot say. */
 function* crossFaults(config: Config): Generator<string> {
   const seen = (what: string) => {
@@ -323,6 +334,7 @@ function* crossFaults(config: Config): Generator<string> {
       yield `logs.${log.name}: the origin must end in " - ${log.treeId}"`
     if (log.kind !== 'rekor-v1' && log.origin.includes(' '))
       yield `logs.${log.name}: only a Rekor v1 origin carries a tree id`
+    yield* succeedsFaults(log, config.logs)
   }
   const newAnchor = seen('anchor')
   for (const { name: anchorName, logs = [] } of config.anchors) {

@@ -17,17 +17,12 @@ import { type Reconciled, type ReconcileStep, USES } from '#lifecycle'
 import { createTimestampAuthority, type TimestampAuthority, timestampSection } from '#timestamp'
 import {
   ctLogOf,
-  ctSection,
   ctSignEntry,
-  type EntryChecks,
   killAt,
   LogError,
   type Log,
   openLog,
-  rekorV1Section,
   rekorV1SignEntry,
-  rekorV2Section,
-  type SealedHead,
   startEntryChecks,
   StoreError,
 } from '#transparency-log'
@@ -45,6 +40,7 @@ import { watchAges } from './age-alarms.ts'
 import { watchAgent } from './agent-alarms.ts'
 import { showInMetrics } from './gauges.ts'
 import { watchLogs } from './log-alarms.ts'
+import { LogServices } from './log-services.ts'
 import { adoptionVerb, freezeVerb, fsckVerb, logLines, resumeVerb } from './log-verbs.ts'
 import { refuseInProduction } from './production.ts'
 import { reconcileVerb, watchReconciled } from './reconcile.ts'
@@ -331,7 +327,7 @@ async function openConfiguredLog(
   mkdirSync(dirname(databasePath), { recursive: true, mode: 0o700 })
   const signEntry =
     kind === 'rekor-v1'
-      ? { signEntry: rekorV1SignEntry(agent, key) }
+      ? { signEntry: rekorV1SignEntry(agent, key, config.indexOffset) }
       : kind === 'ct'
         ? { signEntry: ctSignEntry(agent, key) }
         : {}
@@ -454,9 +450,8 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     mounts.push({ ...config.trustRoot, section: trustRootSection({ folder: resolve(config.trustRoot.folder) }) })
   const checks = startEntryChecks()
   closers.push(async () => await checks.close())
-  for (const { config: log, log: opened } of parts.logs) {
-    mounts.push({ ...log, section: sectionOf(log, { log: opened, checks }, parts) })
-  }
+  const services = new LogServices(parts, checks)
+  mounts.push(...services.mounts())
 
   for (const [listenAt, sharing] of Map.groupBy(mounts, (mount) => mount.listen)) {
     const { host, port } = splitListen(listenAt)
@@ -486,17 +481,6 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   })
   closers.push(stopAdmin, watchBackupAge(parts), watchAges(parts), watchReconciled(parts, logger))
   closers.push(await watchAccountHead(parts, logger))
-}
-
-function sectionOf(
-  config: LogConfig,
-  { log, checks }: { log: Log; checks: EntryChecks },
-  { loaded, anchors }: Pick<Parts, 'loaded' | 'anchors'>,
-): Section {
-  if (config.kind === 'ct') return ctSection({ log, roots: readChain(loaded, config.roots) })
-  if (config.kind === 'rekor-v1') return rekorV1Section({ log, treeId: config.treeId, checks })
-  const cosignatures = (head: SealedHead) => anchors.cosignatures(log.name, head)
-  return rekorV2Section({ log, strict: config.strict, checks, cosignatures })
 }
 
 function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): void {

@@ -13,6 +13,7 @@ import { type EntryChecks, startEntryChecks } from './checks.ts'
 import { ecKeyPair, hashedRekordV1 } from './material.fixture.ts'
 import { openTestLog, type TestLog, TREE_ID } from './service.fixture.ts'
 import { rekorV1Section } from './v1/http.ts'
+import { RekorV1Shards } from './v1/shards.ts'
 import { rekorV2Section } from './v2/http.ts'
 
 let folder: string
@@ -56,7 +57,10 @@ beforeEach(async () => {
     host: '127.0.0.1',
     port: 0,
     sections: [
-      { section: rekorV1Section({ log: v1.log, treeId: TREE_ID, checks }), hosts: ['127.0.0.1'] },
+      {
+        section: rekorV1Section({ shards: new RekorV1Shards([{ log: v1.log, treeId: TREE_ID }]), checks }),
+        hosts: ['127.0.0.1'],
+      },
       { section: rekorV2Section({ log: v2.log, checks }) },
     ],
   })

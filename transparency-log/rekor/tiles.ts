@@ -1,5 +1,5 @@
 /** The read side of C2SP tlog-tiles: checkpoint, hash tiles and entry bundles under a prefix. */
-import type { Endpoint, EndpointAnswer } from '#http'
+import type { Endpoint, EndpointAnswer, EndpointRequest } from '#http'
 import { type NoteSignature, parseTilePath, TlogError, type TilePath, withSignatures } from '#tlog'
 import type { Log, SealedHead } from '../log.ts'
 
@@ -13,23 +13,41 @@ export type Cosignatures = (head: SealedHead) => readonly NoteSignature[]
  * `<prefix>/checkpoint` and `<prefix>/tile/…`; a prefix has no trailing slash and may be empty. Cosignatures stand after
  * the log's own lines, if the newest head has some yet.
  */
-export function tileEndpoints(
-  log: Pick<Log, 'head' | 'tile' | 'entryBundle'>,
+export function tileEndpoints(log: TiledLog, prefix: string, cosignatures: Cosignatures = () => []): Endpoint[] {
+  return tileEndpointsOf(() => log, prefix, cosignatures)
+}
+
+type TiledLog = Pick<Log, 'head' | 'tile' | 'entryBundle'>
+
+/** The same for whichever log the request names by a parameter of the prefix; 404 if there is none. */
+export function tileEndpointsOf(
+  named: (request: EndpointRequest) => TiledLog | undefined,
   prefix: string,
   cosignatures: Cosignatures = () => [],
 ): Endpoint[] {
   return [
-    { method: 'GET', path: `${prefix}/checkpoint`, limitBytes: 0, answer: () => checkpoint(log, cosignatures) },
+    {
+      method: 'GET',
+      path: `${prefix}/checkpoint`,
+      limitBytes: 0,
+      answer: (request) => {
+        const log = named(request)
+        return log === undefined ? notFound : checkpoint(log, cosignatures)
+      },
+    },
     {
       method: 'GET',
       path: `${prefix}/tile/*tile`,
       limitBytes: 0,
-      answer: ({ params }) => tile(log, `tile/${params['tile'] ?? ''}`),
+      answer: (request) => {
+        const log = named(request)
+        return log === undefined ? notFound : tile(log, `tile/${request.params['tile'] ?? ''}`)
+      },
     },
   ]
 }
 
-function checkpoint(log: Pick<Log, 'head'>, cosignatures: Cosignatures): EndpointAnswer {
+function checkpoint(log: Pick<TiledLog, 'head'>, cosignatures: Cosignatures): EndpointAnswer {
   const head = log.head()
   const lines = cosignatures(head)
   return {

@@ -17,6 +17,7 @@ import {
 } from '../material.fixture.ts'
 import { call, entryTimestampHolds, NOW, openTestLog, type Reply, type TestLog, TREE_ID } from '../service.fixture.ts'
 import { rekorV1Section } from './http.ts'
+import { RekorV1Shards } from './shards.ts'
 
 const ENTRIES = '/api/v1/log/entries'
 const TREE_HEX = BigInt(TREE_ID).toString(16).padStart(16, '0')
@@ -28,7 +29,7 @@ let section: Section
 
 beforeEach(async () => {
   service = await openTestLog('rekor-v1')
-  section = rekorV1Section({ log: service.log, treeId: TREE_ID, checks })
+  section = rekorV1Section({ shards: new RekorV1Shards([{ log: service.log, treeId: TREE_ID }]), checks })
 })
 afterEach(() => service.close())
 
@@ -131,14 +132,14 @@ describe('creating entries', () => {
   test('answers a retry as the first time while no reply was delivered, also after a restart; then 409', async () => {
     const lost = onlyEntry(await propose('a'))
     await service.reopen()
-    section = rekorV1Section({ log: service.log, treeId: TREE_ID, checks })
+    section = rekorV1Section({ shards: new RekorV1Shards([{ log: service.log, treeId: TREE_ID }]), checks })
     const retry = await propose('a')
     expect(retry.status).toBe(201)
     expect(onlyEntry(retry)).toEqual(lost)
     retry.deliver()
     expect((await propose('a')).status).toBe(409)
     await service.reopen()
-    section = rekorV1Section({ log: service.log, treeId: TREE_ID, checks })
+    section = rekorV1Section({ shards: new RekorV1Shards([{ log: service.log, treeId: TREE_ID }]), checks })
     expect((await propose('a')).status).toBe(409)
     expect(service.log.head().size).toBe(1)
   })
@@ -232,7 +233,10 @@ describe('creating entries', () => {
 describe('a log that cannot be written', () => {
   test('a frozen log refuses entries with 405 and goes on answering', async () => {
     const [id] = onlyEntry(await propose('a'))
-    section = rekorV1Section({ log: await service.reopen({ frozen: true }), treeId: TREE_ID, checks })
+    section = rekorV1Section({
+      shards: new RekorV1Shards([{ log: await service.reopen({ frozen: true }), treeId: TREE_ID }]),
+      checks,
+    })
     const refused = await propose('b')
     expect(refused.status).toBe(405)
     expect(refused.json).toEqual({ code: 405, message: 'this log has been frozen, please switch to the latest log' })
@@ -252,7 +256,10 @@ describe('a log that cannot be written', () => {
 
   test('an HSM that is away is 503 with Retry-After; afterwards the retry is answered 201', async () => {
     service.agent.fault = new HsmError('unavailable', 'token_gone', 'away')
-    section = rekorV1Section({ log: await reopenedWith({ addDeadlineMs: 50 }), treeId: TREE_ID, checks })
+    section = rekorV1Section({
+      shards: new RekorV1Shards([{ log: await reopenedWith({ addDeadlineMs: 50 }), treeId: TREE_ID }]),
+      checks,
+    })
     service.agent.fault = new HsmError('unavailable', 'token_gone', 'away')
     const refused = await propose('a')
     expect(refused.status).toBe(503)
@@ -268,7 +275,7 @@ describe('a log that cannot be written', () => {
 
   test('checks that cannot take more are 503 with Retry-After', async () => {
     const full = startEntryChecks({ queueLimit: 0 })
-    section = rekorV1Section({ log: service.log, treeId: TREE_ID, checks: full })
+    section = rekorV1Section({ shards: new RekorV1Shards([{ log: service.log, treeId: TREE_ID }]), checks: full })
     const refused = await propose('a')
     expect(refused.status).toBe(503)
     expect(refused.headers['retry-after']).toBe('1')
@@ -487,7 +494,9 @@ describe('the log itself', () => {
   })
 
   test.each(['2', '0', '-1', '9223372036854775808', '01', 'abc', ''])('does not start as tree %j', (treeId) => {
-    expect(() => rekorV1Section({ log: service.log, treeId, checks })).toThrow(RangeError)
+    expect(() => rekorV1Section({ shards: new RekorV1Shards([{ log: service.log, treeId }]), checks })).toThrow(
+      RangeError,
+    )
   })
 })
 

@@ -1,45 +1,36 @@
 /** Rekor v1's REST interface (openapi.yaml of sigstore/rekor v1.5), every status and text as its clients know them. */
 import { encodePem } from '#x509'
 import type { Endpoint, EndpointAnswer, EndpointRequest, Section } from '#http'
-import { type Log, LogError } from '../../log.ts'
+import { type Added, LogError } from '../../log.ts'
 import { isFirstReply, json, LOG_STATUS, markedDelivered, RETRY_AFTER } from '../answer.ts'
 import { decodeHex, encodeHex } from '../base64.ts'
 import { type EntryChecks, sharedEntryChecks } from '../checks.ts'
-import { pendingEntry } from '../entry.ts'
+import { type CheckedEntry, pendingEntry } from '../entry.ts'
 import { EntryError, type EntryErrorCode } from '../errors.ts'
 import { MAX_RETRIEVE_BYTES, MAX_SEARCH_BYTES, MAX_V1_REQUEST_BYTES } from '../limits.ts'
 import { newEntries, observeV1 } from '../metrics.ts'
-import { tileEndpoints } from '../tiles.ts'
+import { tileEndpointsOf } from '../tiles.ts'
 import { ENTRY_ID } from './entries.ts'
-import { entryIdOf, parseTreeId, splitEntryId, type TreeId } from './ids.ts'
+import { entryIdOf, splitEntryId } from './ids.ts'
 import { type LogEntry, renderLogEntry } from './log-entry.ts'
 import { patternMismatch, required, tooSmall, wrongType } from './schema.ts'
-import { searchIndex } from './search.ts'
+import { MAX_RESULTS, searchIndex } from './search.ts'
+import type { RekorV1Shards, V1Shard } from './shards.ts'
 
 export interface RekorV1Options {
-  /** A log of kind `rekor-v1`, its entry signatures made by `rekorV1SignEntry`. */
-  readonly log: Log
-  /** The tree's id, a positive int64 in decimal, with which the log's origin ends (`<host> - <treeId>`). */
-  readonly treeId: string
+  /** Its trees; a successor that joins them is served from then on. */
+  readonly shards: RekorV1Shards
   readonly checks?: EntryChecks
 }
 
 interface Context {
-  readonly log: Log
-  readonly tree: TreeId
+  readonly shards: RekorV1Shards
   readonly checks: EntryChecks
 }
 
-/**
- * The v1 service of one tree, which is also served as C2SP tiles under `/api/v1/tiles/<treeId>`. Throws RangeError for
- * a tree id that is not the origin's: sigstore-go tells v1 from v2 by it.
- */
-export function rekorV1Section({ log, treeId, checks = sharedEntryChecks() }: RekorV1Options): Section {
-  const tree = parseTreeId(treeId)
-  if (!log.origin.endsWith(` - ${tree.decimal}`)) {
-    throw new RangeError(`origin ${JSON.stringify(log.origin)} does not end with the tree id ${tree.decimal}`)
-  }
-  const context: Context = { log, tree, checks }
+/** The v1 service of one tree or of several shards; each is also served as C2SP tiles under `/api/v1/tiles/<treeId>`. */
+export function rekorV1Section({ shards, checks = sharedEntryChecks() }: RekorV1Options): Section {
+  const context: Context = { shards, checks }
   const route = (
     method: Endpoint['method'],
     path: string,
@@ -62,7 +53,7 @@ export function rekorV1Section({ log, treeId, checks = sharedEntryChecks() }: Re
     route('GET', '/api/v1/log/proof', 0, consistencyProof),
     route('GET', '/api/v1/log/publicKey', 0, publicKey, 'application/x-pem-file'),
     route('POST', '/api/v1/index/retrieve', MAX_SEARCH_BYTES, search),
-    ...tileEndpoints(log, `/api/v1/tiles/${tree.decimal}`),
+    ...tileEndpointsOf(({ params }) => shardOf(shards, params['treeId'] ?? '')?.log, '/api/v1/tiles/:treeId'),
     { method: 'GET', path: '/ping', limitBytes: 0, answer: () => ({ status: 200, headers: plainText, body: '.' }) },
   ] satisfies Endpoint[]
   return {
@@ -77,11 +68,12 @@ export function rekorV1Section({ log, treeId, checks = sharedEntryChecks() }: Re
 const ENTRIES = '/api/v1/log/entries'
 const plainText = { 'content-type': 'text/plain; charset=utf-8' }
 
-async function createEntry(request: EndpointRequest, { log, tree, checks }: Context): Promise<EndpointAnswer> {
-  const fault = log.fault()
+async function createEntry(request: EndpointRequest, { shards, checks }: Context): Promise<EndpointAnswer> {
+  const fault = (await shards.active()).log.fault()
   if (fault !== undefined) throw new LogError(fault.code, fault.message)
   const entry = await checks.insertion(request.body)
-  const added = await log.add(pendingEntry(entry))
+  const { shard, added } = await addTo(shards, entry)
+  const { log, tree } = shard
   const entryId = entryIdOf(tree, added.leafHash)
   const location = `${ENTRIES}/${entryId}`
   if (!isFirstReply(added)) {
@@ -92,56 +84,70 @@ async function createEntry(request: EndpointRequest, { log, tree, checks }: Cont
   if (proven === undefined) throw new LogError('unavailable', 'the entry is not readable yet')
   if (!added.duplicate) newEntries.inc()
   // Not quoted, against RFC 9110: sigstore-go finds the entry in the reply by these very characters.
-  const answer = json(201, renderLogEntry(log, tree, proven, { attestation: false }), { etag: entryId, location })
+  const answer = json(201, renderLogEntry(shard, proven, { attestation: false }), { etag: entryId, location })
   return { ...markedDelivered(log, added.index, answer), log: { logIndex: added.index, kind: entry.kind } }
 }
 
-async function entryByIndex({ query }: EndpointRequest, { log, tree }: Context): Promise<EndpointAnswer> {
+/** To the active shard; once more if that ended meanwhile and has a successor. */
+async function addTo(shards: RekorV1Shards, entry: CheckedEntry): Promise<{ shard: V1Shard; added: Added }> {
+  const shard = await shards.active()
+  try {
+    return { shard, added: await shard.log.add(pendingEntry(entry)) }
+  } catch (error) {
+    const next = await shards.active()
+    if (!(error instanceof LogError) || error.code !== 'frozen' || next.log === shard.log) throw error
+    return { shard: next, added: await next.log.add(pendingEntry(entry)) }
+  }
+}
+
+async function entryByIndex({ query }: EndpointRequest, { shards }: Context): Promise<EndpointAnswer> {
   const given = query.get('logIndex')
   if (given === null || given === '') throw required('logIndex', 'query')
   const index = int64(given, 'logIndex')
   if (index < 0) throw tooSmall('logIndex', 'query', 0)
-  const entry = await readEntry(log, tree, index)
+  const entry = await readEntry(shards, index)
   return entry === undefined ? noSuchEntry : json(200, entry)
 }
 
-async function entryById({ params }: EndpointRequest, { log, tree }: Context): Promise<EndpointAnswer> {
+async function entryById({ params }: EndpointRequest, { shards }: Context): Promise<EndpointAnswer> {
   const id = params['entryUUID'] ?? ''
   if (!ENTRY_ID.test(id)) throw patternMismatch('entryUUID', 'path', ENTRY_ID)
   const parts = entryIdParts(id, (message) => `validation error: ${message}`)
-  const entry = await findEntry(log, tree, parts)
+  const [entry] = await findEntries(shards, parts)
   return entry === undefined ? noSuchEntry : json(200, entry)
 }
 
 /** Entry ids first, then leaf hashes and whole entries, then indexes; what is not there is left out. */
-async function retrieve(request: EndpointRequest, { log, tree, checks }: Context): Promise<EndpointAnswer> {
+async function retrieve(request: EndpointRequest, { shards, checks }: Context): Promise<EndpointAnswer> {
   const { entryIds, logIndexes, leafHashes } = await checks.retrieval(request.body)
   const parts = entryIds.map((id) => entryIdParts(id, () => `invalid entryID ${id}`))
   const withTree = parts.filter(({ treeHex }) => treeHex !== undefined)
   const bare = parts.filter(({ treeHex }) => treeHex === undefined)
   const wholes = leafHashes.map((leafHash) => ({ treeHex: undefined, leafHashHex: encodeHex(leafHash) }))
-  const found = await Promise.all([
-    ...[...withTree, ...bare, ...wholes].map((wanted) => findEntry(log, tree, wanted)),
-    ...logIndexes.map((index) => readEntry(log, tree, index)),
+  const [byId, byIndex] = await Promise.all([
+    Promise.all([...withTree, ...bare, ...wholes].map((wanted) => findEntries(shards, wanted))),
+    Promise.all(logIndexes.map((index) => readEntry(shards, index))),
   ])
-  return json(
-    200,
-    found.filter((entry) => entry !== undefined),
-  )
+  return json(200, [...byId.flat(), ...byIndex.filter((entry) => entry !== undefined)])
 }
 
-function logInfo(_request: EndpointRequest, { log, tree }: Context): EndpointAnswer {
+function logInfo(_request: EndpointRequest, { shards }: Context): EndpointAnswer {
+  const { log, tree } = shards.newest()
+  const earlier = shards.all().slice(0, -1)
+  return json(200, { inactiveShards: earlier.map(headOf), ...headOf({ log, tree }) })
+}
+
+function headOf({ log, tree }: Pick<V1Shard, 'log' | 'tree'>) {
   const head = log.head()
-  return json(200, {
-    inactiveShards: [],
+  return {
     rootHash: encodeHex(head.rootHash),
     signedTreeHead: head.note,
     treeID: tree.decimal,
     treeSize: head.size,
-  })
+  }
 }
 
-async function consistencyProof({ query }: EndpointRequest, { log, tree }: Context): Promise<EndpointAnswer> {
+async function consistencyProof({ query }: EndpointRequest, { shards }: Context): Promise<EndpointAnswer> {
   const firstSize = int64(query.get('firstSize') ?? '1', 'firstSize')
   if (firstSize < 1) throw tooSmall('firstSize', 'query', 1)
   const last = query.get('lastSize')
@@ -151,9 +157,9 @@ async function consistencyProof({ query }: EndpointRequest, { log, tree }: Conte
   const treeId = treeIdOf(query)
   if (firstSize > lastSize) throw refusal(`firstSize(${firstSize}) must be less than lastSize(${lastSize})`)
   if (treeId !== '' && BigInt(treeId) > MAX_INT64) throw refusal(`invalid tree ID specified: ${treeId}`)
-  if (treeId !== '' && BigInt(treeId) !== BigInt(tree.decimal)) {
-    throw refusal(`no log range found for tree ID ${BigInt(treeId)}`)
-  }
+  const shard = treeId === '' ? shards.newest() : shardOf(shards, treeId)
+  if (shard === undefined) throw refusal(`no log range found for tree ID ${BigInt(treeId)}`)
+  const { log } = shard
   // The root of the answer is the present one, whatever lastSize is: rekor's own semantics, which its clients check.
   const head = log.head()
   if (lastSize > head.size) {
@@ -163,40 +169,61 @@ async function consistencyProof({ query }: EndpointRequest, { log, tree }: Conte
   return json(200, { hashes: hashes.map(encodeHex), rootHash: encodeHex(head.rootHash) })
 }
 
-function publicKey({ query }: EndpointRequest, { log, tree }: Context): EndpointAnswer {
+function publicKey({ query }: EndpointRequest, { shards }: Context): EndpointAnswer {
   const treeId = treeIdOf(query)
-  if (treeId !== '' && BigInt(treeId) !== BigInt(tree.decimal)) return json(400, { code: 400, message: 'Bad Request' })
+  const shard = treeId === '' ? shards.newest() : shardOf(shards, treeId)
+  if (shard === undefined) return json(400, { code: 400, message: 'Bad Request' })
   // rekor-cli's generated client takes this type only.
   return {
     status: 200,
     headers: { 'content-type': 'application/x-pem-file' },
-    body: encodePem('PUBLIC KEY', log.spkiDer),
+    body: encodePem('PUBLIC KEY', shard.log.spkiDer),
   }
 }
 
-async function search(request: EndpointRequest, { log, tree }: Context): Promise<EndpointAnswer> {
-  const indexes = await searchIndex(log, request.body)
-  const entries = await Promise.all(indexes.map((index) => log.entry(index)))
-  return json(
-    200,
-    entries.flatMap((entry) => (entry === undefined ? [] : [entryIdOf(tree, entry.leafHash)])),
-  )
+/** Newest shard first, as within a shard newest entries first. */
+async function search(request: EndpointRequest, { shards }: Context): Promise<EndpointAnswer> {
+  const ids: string[] = []
+  for (const { log, tree } of shards.all().toReversed()) {
+    const indexes = await searchIndex(log, request.body)
+    const entries = await Promise.all(indexes.map((index) => log.entry(index)))
+    ids.push(...entries.flatMap((entry) => (entry === undefined ? [] : [entryIdOf(tree, entry.leafHash)])))
+  }
+  return json(200, ids.slice(0, MAX_RESULTS))
 }
 
-async function findEntry(
-  log: Log,
-  tree: TreeId,
+/** The shard with this tree id in decimal, however it is padded. */
+function shardOf(shards: RekorV1Shards, treeId: string): V1Shard | undefined {
+  if (!TREE_ID.test(treeId) || treeId.length > 32) return undefined
+  return shards.all().find(({ tree }) => BigInt(tree.decimal) === BigInt(treeId))
+}
+
+/** At most one for an id with its tree; for a leaf hash alone one of each shard that has it, newest first. */
+async function findEntries(
+  shards: RekorV1Shards,
   { treeHex, leafHashHex }: { treeHex: string | undefined; leafHashHex: string },
-): Promise<LogEntry | undefined> {
-  if (treeHex !== undefined && treeHex !== tree.hex) return undefined
-  const index = await log.indexOfLeafHash(decodeHex(leafHashHex))
-  return index === undefined ? undefined : readEntry(log, tree, index)
+): Promise<LogEntry[]> {
+  const leafHash = decodeHex(leafHashHex)
+  const among = shards.all().filter(({ tree }) => treeHex === undefined || treeHex === tree.hex)
+  const found = await Promise.all(
+    among.toReversed().map(async (shard) => {
+      const index = await shard.log.indexOfLeafHash(leafHash)
+      return index === undefined ? undefined : await readIn(shard, index)
+    }),
+  )
+  return found.filter((entry) => entry !== undefined)
 }
 
-async function readEntry(log: Log, tree: TreeId, index: number): Promise<LogEntry | undefined> {
+/** By the index that counts through all shards. */
+async function readEntry(shards: RekorV1Shards, index: number): Promise<LogEntry | undefined> {
   if (!Number.isSafeInteger(index)) return undefined
-  const proven = await log.prove(index)
-  return proven === undefined ? undefined : renderLogEntry(log, tree, proven, { attestation: true })
+  const shard = shards.all().findLast(({ offset }) => index >= offset)
+  return shard === undefined ? undefined : await readIn(shard, index - shard.offset)
+}
+
+async function readIn(shard: V1Shard, index: number): Promise<LogEntry | undefined> {
+  const proven = await shard.log.prove(index)
+  return proven === undefined ? undefined : renderLogEntry(shard, proven, { attestation: true })
 }
 
 function entryIdParts(id: string, message: (reason: string) => string): ReturnType<typeof splitEntryId> {

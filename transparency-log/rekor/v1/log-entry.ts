@@ -24,13 +24,11 @@ interface LogEntryValue {
 }
 
 /**
- * An entry as v1 answers it. Proof, root, size and checkpoint are of one sealed head. With no inactive shards the
- * virtual index (`logIndex`) is the index in the tree. Attestations belong into reads only, not into the reply to a
- * submission.
+ * An entry as v1 answers it. Proof, root, size and checkpoint are of one sealed head. `logIndex` counts through all
+ * shards, that of the proof in its own tree. Attestations belong into reads only, not into the reply to a submission.
  */
 export function renderLogEntry(
-  log: Pick<Log, 'logId'>,
-  tree: TreeId,
+  { log, tree, offset }: { readonly log: Pick<Log, 'logId'>; readonly tree: TreeId; readonly offset: number },
   { entry, head, inclusionProof }: ProvenEntry,
   options: { readonly attestation: boolean },
 ): LogEntry {
@@ -42,7 +40,7 @@ export function renderLogEntry(
       body: encodeBase64(entry.leaf),
       integratedTime: integratedTimeSeconds(entry.timestampMs),
       logID: encodeHex(log.logId),
-      logIndex: entry.index,
+      logIndex: offset + entry.index,
       verification: {
         inclusionProof: {
           checkpoint: head.note,

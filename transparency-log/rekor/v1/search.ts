@@ -8,7 +8,7 @@ import { readPemKey } from '../submitted-key.ts'
 import { notOneOf, patternMismatch, required, tooLong, wrongType } from './schema.ts'
 
 /** Newest entries that one search can name; rekor names all, at the cost of its database. */
-const MAX_RESULTS = 1000
+export const MAX_RESULTS = 1000
 
 /** How far an intersection looks into each of its sides. */
 const MAX_CANDIDATES = 20_000

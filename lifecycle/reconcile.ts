@@ -49,8 +49,8 @@ export interface Reconciled extends Comparison {
 const PAGE = 256
 
 /** What is being sealed while we look becomes known within a moment. */
-const ROUNDS = 5
-const ROUND_MS = 1000
+const ROUNDS = 4
+const ROUND_MS = 300
 
 /** Throws `account_untold` where the agent's socket does not tell of the account. */
 export async function reconcile(sources: ReconcileSources): Promise<Reconciled> {

@@ -24,7 +24,7 @@ Keep and bring back:
   restore   bring an installation back, at exactly the heads its agent remembers
 
 Logs:
-  log       list, show, check, freeze, adopt
+  log       list, show, check, freeze, adopt; start a successor
 
 Tokens and keys:
   token     list tokens, make one, change its PIN, lift its latch

@@ -1,5 +1,5 @@
 /** `chancery log`: what operators do to single logs. */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { OperatorError } from '#alarms'
@@ -76,6 +76,85 @@ Examples:
 `,
     )
     .action(adopt)
+  registerSucceed(log)
+}
+
+interface SucceedCommandOptions extends LogOptions {
+  readonly agent: string
+  readonly listen?: string
+  readonly url?: string
+  readonly publishOnly?: boolean
+  readonly dryRun?: boolean
+  readonly confirm?: string
+}
+
+function registerSucceed(log: Command): void {
+  common(log.command('succeed <name>').summary('freeze a log and start its successor'))
+    .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent', 'online')
+    .option('--listen <host:port>', 'where the successor listens (Rekor v2 and CT)')
+    .option('--url <url>', 'what clients dial for it (Rekor v2 and CT)')
+    .option('--publish-only', 'stop once its key is published; call again later to switch')
+    .option('--dry-run', 'say what would be made, change nothing')
+    .option('--confirm <origin>', 'the origin of the log that ends')
+    .addHelpText(
+      'after',
+      `
+A new key, a new origin, a new database; the former log stays readable under
+its own key. Rekor v1 goes on at the same address and counts its entries on.
+Clients verify with the new key once they have fetched the trust root: with
+--publish-only first, and the switch a few days later, no client is surprised.
+Interrupted, the same command goes on. After CT the server is to be restarted,
+and issues nothing until then.
+
+Examples:
+  chancery log succeed rekor-v1 --publish-only
+  chancery log succeed rekor-v1 --confirm 'rekor-v1.sig.example.test - 4711'
+`,
+    )
+    .action(succeedLog)
+}
+
+async function succeedLog(name: string, options: SucceedCommandOptions): Promise<void> {
+  const loaded = await loadedOf(options)
+  const { succeed, successorName } = await import('#lifecycle')
+  const log = loaded.config.logs.find((found) => found.name === name)
+  if (log === undefined) throw new OperatorError('no_such_log', `there is no log ${name}; see: chancery log ls`)
+  const heir = loaded.config.logs.find(({ succeeds }) => succeeds === name)
+  const journal = loaded.resolve(`lifecycle/succeed-${name}.json`)
+  if (heir !== undefined && !existsSync(journal)) {
+    throw new OperatorError('log_frozen', `log ${name} has a successor already: ${heir.name}`)
+  }
+  const plan = `log ${name} (${log.origin}) ends, and ${successorName(name)} takes its place`
+  if (options.dryRun === true) {
+    process.stdout.write(`${plan}. Nothing was changed\n`)
+    return
+  }
+  if (options.publishOnly !== true && options.confirm !== log.origin) {
+    throw new OperatorError('confirmation_needed', `${plan}. Nothing was done; add --confirm '${log.origin}'`)
+  }
+  const done = await succeed({
+    dataDir: loaded.dataDir,
+    log,
+    agent: { dataDir: loaded.dataDir, agent: options.agent },
+    ask: (verb, argument) => ask(loaded, verb, argument),
+    publishOnly: options.publishOnly ?? false,
+    ...(options.listen === undefined ? {} : { listen: options.listen }),
+    ...(options.url === undefined ? {} : { url: options.url }),
+    onStep: (step) => {
+      if (options.json !== true) process.stderr.write(`  ${step}\n`)
+    },
+  })
+  if (options.json === true) return printJson(done)
+  const { successor, origin, url, former } = done
+  const lines =
+    former === undefined
+      ? [`the key of ${successor} (${origin}) is published; switch with: chancery log succeed ${name}`]
+      : [
+          `log ${name} has ended at ${former.size} entries${former.frozen ? '' : ' (without a last head: it was read-only before)'}`,
+          `log ${successor} takes entries: ${origin}, ${url}`,
+          ...(former.restartNeeded ? ['restart the server now: it serves the successor only then'] : []),
+        ]
+  process.stdout.write(`${lines.join('\n')}\n`)
 }
 
 function common(command: Command): Command {

@@ -6,6 +6,7 @@ export { readAccount } from './recount.ts'
 export { restore, type RestoreOptions, type Restored, type RestoreStep, verifyBackup } from './restore.ts'
 export { type Reconciled, reconcile, type ReconcileSources, type ReconcileStep, USES } from './reconcile.ts'
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'
+export { succeed, type Succeeded, type SucceedOptions, type SucceedStep, successorName } from './succeed.ts'
 export { adoptAgentState } from './adopt-state.ts'
 export { agentNames, type AgentFile, type AgentReach, operatorError, readAgentFile, withAdminAgent } from './agents.ts'
 export {

@@ -30,6 +30,8 @@ export interface Anchors {
    * `account.<domain>`) to those of kind `file`. See `Anchor`.
    */
   readonly anchors: readonly Anchor[]
+  /** Also covers a log that was opened later. */
+  cover(log: { readonly config: LogConfig; readonly log: Log }): Promise<void>
   close(): Promise<void>
 }
 
@@ -68,6 +70,13 @@ export async function startAnchors(surroundings: AnchorSurroundings): Promise<An
     cosignatures: (logName, head) =>
       anchored.filter(({ log }) => log.state().log === logName).flatMap(({ log }) => log.cosignatures(head)),
     anchors: configured.map(({ anchor }) => anchor),
+    cover: async (open) => {
+      const added = configured
+        .filter(({ config }) => config.logs === undefined || config.logs.includes(open.log.name))
+        .map(({ config, anchor }) => ({ config, log: anchoredLog(config, anchor, open, surroundings) }))
+      anchored.push(...added)
+      await Promise.all(added.map(async ({ log }) => await log.start()))
+    },
     close,
   }
 }

@@ -8,9 +8,9 @@ const LOOK_EVERY_MS = 500
 const CODES = ['fork_refused', 'guard_behind', 'store_replaced', 'origin_in_use', 'disk_io_error'] as const
 
 /** Looks until the returned function is called. */
-export function watchLogs(logs: readonly Pick<Log, 'name' | 'fault'>[], alarms: Pick<Alarms, 'set'>): () => void {
+export function watchLogs(logs: () => readonly Pick<Log, 'name' | 'fault'>[], alarms: Pick<Alarms, 'set'>): () => void {
   const look = (): void => {
-    for (const log of logs) {
+    for (const log of logs()) {
       const fault = log.fault()
       for (const code of CODES) alarms.set(code, log.name, fault?.code === code ? fault.message : undefined)
     }

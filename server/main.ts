@@ -41,6 +41,7 @@ import { watchAgent } from './agent-alarms.ts'
 import { showInMetrics } from './gauges.ts'
 import { watchLogs } from './log-alarms.ts'
 import { LogServices } from './log-services.ts'
+import { stageVerb, type Succession, switchVerb } from './log-succession.ts'
 import { adoptionVerb, freezeVerb, fsckVerb, logLines, resumeVerb } from './log-verbs.ts'
 import { refuseInProduction } from './production.ts'
 import { reconcileVerb, watchReconciled } from './reconcile.ts'
@@ -71,7 +72,8 @@ export interface Parts {
   readonly clock: WatchedClock
   readonly disk: WatchedDisk
   readonly alarms: Alarms
-  readonly logs: readonly { readonly config: LogConfig; readonly log: Log }[]
+  /** Grows when a log gets a successor. */
+  readonly logs: { readonly config: LogConfig; readonly log: Log }[]
   readonly authority?: Authority
   readonly timestamp?: TimestampAuthority
   readonly trustRoot?: TrustRoot
@@ -194,12 +196,7 @@ async function openParts(
       return { config: logConfig, log }
     }),
   )
-  closers.push(
-    watchLogs(
-      logs.map(({ log }) => log),
-      alarms,
-    ),
-  )
+  closers.push(watchLogs(() => logs.map(({ log }) => log), alarms))
   const anchors = await startAnchors({ loaded, logs, agent, alarms, logger })
   closers.push(async () => await anchors.close())
   const authority = await openAuthority(loaded, { agent: tellOfCap(agent, alarms), clock, disk, logs, issuers })
@@ -453,7 +450,8 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const services = new LogServices(parts, checks)
   mounts.push(...services.mounts())
 
-  for (const [listenAt, sharing] of Map.groupBy(mounts, (mount) => mount.listen)) {
+  const bound = new Set<string>()
+  const serveAt = async (listenAt: string, sharing: readonly Mount[]): Promise<void> => {
     const { host, port } = splitListen(listenAt)
     const tls = sharing.find((mount) => mount.tls !== undefined)?.tls
     const listener = await listen({
@@ -465,9 +463,26 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
       tls: tls && { certFile: resolve(tls.certFile), keyFile: resolve(tls.keyFile) },
       logger,
     })
+    bound.add(listenAt)
     closers.push(async () => await listener.close())
   }
+  for (const [listenAt, sharing] of Map.groupBy(mounts, (mount) => mount.listen)) await serveAt(listenAt, sharing)
 
+  const succession: Succession = {
+    parts,
+    services,
+    open: async (logConfig) => {
+      const log = await openConfiguredLog(logConfig, { ...parts, logger })
+      closers.push(async () => await log.close())
+      return log
+    },
+    mount: async (mount) => {
+      if (bound.has(mount.listen)) return false
+      await serveAt(mount.listen, [mount])
+      return true
+    },
+    changed: () => writeEndpoints(resolve('run/endpoints.json'), parts),
+  }
   const stopAdmin = await listenAdmin(resolve(config.admin.socket), {
     status: async () => await statusOf(parts),
     'publish-trust': async () => await parts.trustRoot?.publish(),
@@ -477,6 +492,8 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     'log-fsck': async (request) => await fsckVerb(parts, request),
     'log-freeze': async (request) => await freezeVerb(parts, request),
     'log-adoption': async (request) => await adoptionVerb(parts, request),
+    'log-stage': async (request) => await stageVerb(succession, request),
+    'log-switch': async (request) => await switchVerb(succession, request),
     'log-resume': async (request) => await resumeVerb(parts, request),
   })
   closers.push(stopAdmin, watchBackupAge(parts), watchAges(parts), watchReconciled(parts, logger))
@@ -484,7 +501,8 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
 }
 
 function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): void {
-  const logUrl = (kind: LogConfig['kind']) => config.logs.find((log) => log.kind === kind)?.url
+  const logUrl = (kind: LogConfig['kind']) =>
+    config.logs.find((log) => log.kind === kind && !config.logs.some(({ succeeds }) => succeeds === log.name))?.url
   const root =
     config.trustRoot === undefined
       ? undefined

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -65,5 +65,36 @@ describe('the file', () => {
     plain.close()
     // The store reads its own setting back and would refuse to open.
     await (await openSqliteStore(path, IDENTITY)).close()
+  })
+
+  describe.each<[string, () => void]>([
+    ['deleted', () => rmSync(path)],
+    ['moved away', () => renameSync(path, `${path}.away`)],
+    [
+      'replaced by a copy of itself',
+      () => {
+        copyFileSync(path, `${path}.copy`)
+        renameSync(`${path}.copy`, path)
+      },
+    ],
+    ['written by somebody else', () => writeFileSync(path, readFileSync(path))],
+    ['without its write-ahead log', () => rmSync(`${path}-wal`)],
+  ])('that is %s while it is open', (_, act) => {
+    test('is written no more, and says so whether or not anybody writes', async () => {
+      const store = await openSqliteStore(path, IDENTITY)
+      await store.check()
+      await store.markDelivered([1])
+      await store.check()
+      act()
+      const replaced = { code: 'replaced' }
+      await expect(store.check()).rejects.toMatchObject(replaced)
+      await expect(store.markDelivered([2])).rejects.toMatchObject(replaced)
+      const { committed } = await store.head()
+      await expect(store.commit({ head: committed, entries: [] }, committed)).rejects.toMatchObject(replaced)
+      await expect(store.seal({ ...committed, note: '', signature: new Uint8Array(1) }, [])).rejects.toMatchObject(
+        replaced,
+      )
+      await store.close()
+    })
   })
 })

@@ -104,13 +104,15 @@ export function adoptedHead(request: Fields, context: CheckContext): { readonly 
   if (head.size < guard.size) {
     refuse('guard_ahead', `the guard of ${head.origin} knows of size ${guard.size}: it is not lowered to ${head.size}`)
   }
+  if (context.state.frozenAt(head.origin) !== undefined && !isSame(head, guard)) {
+    refuse('frozen', `the last head of ${head.origin} was signed at size ${guard.size}`)
+  }
   try {
-    const [first, second] = [guard, head]
     verifyConsistency({
-      first: first.size,
-      firstRoot: first.rootHash,
-      second: second.size,
-      secondRoot: second.rootHash,
+      first: guard.size,
+      firstRoot: guard.rootHash,
+      second: head.size,
+      secondRoot: head.rootHash,
       proof,
     })
   } catch (error) {

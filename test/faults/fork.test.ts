@@ -148,36 +148,40 @@ describe('at the start', () => {
     expect(await post('four')).toBe(503)
   })
 
-  test("the agent's state is lost", async () => {
-    await (await installed()).stop()
-    rmSync(join(dataDir, 'agent/online'), { recursive: true })
-    stack = await serve(dataDir)
-    await loud('guard_behind', "the agent's state is lost, from the end of the start")
-    expect(await post('four')).toBe(503)
-  })
+  // What comes of it is told in log-commands.test.ts, and of the two after it in the crash tier.
+  if (LONG)
+    test("the agent's state is lost", async () => {
+      await (await installed()).stop()
+      rmSync(join(dataDir, 'agent/online'), { recursive: true })
+      stack = await serve(dataDir)
+      await loud('guard_behind', "the agent's state is lost, from the end of the start")
+      expect(await post('four')).toBe(503)
+    })
 
-  test('a second server on the folder', async () => {
-    await installed()
-    await refused('store_in_use', 'two servers on one folder')
-    expect(await post('four')).toBe(201)
-  })
+  if (LONG)
+    test('a second server on the folder', async () => {
+      await installed()
+      await refused('store_in_use', 'two servers on one folder')
+      expect(await post('four')).toBe(201)
+    })
 
-  test('a second agent on the state', async () => {
-    await installed()
-    const startedMs = performance.now()
-    const agent = spawn(
-      process.execPath,
-      [join(projectFolder, 'hsm/agent.ts'), '--inherited', '--config', join(dataDir, 'agent/online.yaml')],
-      { env: {}, stdio: ['ignore', 'ignore', 'pipe', 'pipe'] },
-    )
-    others.push(agent)
-    const said: Buffer[] = []
-    agent.stderr?.on('data', (chunk: Buffer) => said.push(chunk))
-    expect(await new Promise((resolve) => agent.once('close', resolve))).toBe(EXIT.locked)
-    within('two agents on one state, with the start of the agent', performance.now() - startedMs)
-    expect(Buffer.concat(said).toString()).toMatch(/another agent uses the state folder .* \(process \d+\)/)
-    expect(await post('four')).toBe(201)
-  })
+  if (LONG)
+    test('a second agent on the state', async () => {
+      await installed()
+      const startedMs = performance.now()
+      const agent = spawn(
+        process.execPath,
+        [join(projectFolder, 'hsm/agent.ts'), '--inherited', '--config', join(dataDir, 'agent/online.yaml')],
+        { env: {}, stdio: ['ignore', 'ignore', 'pipe', 'pipe'] },
+      )
+      others.push(agent)
+      const said: Buffer[] = []
+      agent.stderr?.on('data', (chunk: Buffer) => said.push(chunk))
+      expect(await new Promise((resolve) => agent.once('close', resolve))).toBe(EXIT.locked)
+      within('two agents on one state, with the start of the agent', performance.now() - startedMs)
+      expect(Buffer.concat(said).toString()).toMatch(/another agent uses the state folder .* \(process \d+\)/)
+      expect(await post('four')).toBe(201)
+    })
 
   test('a copied folder, the state of its agent copied too; adopted once the original is gone', async () => {
     await installed()

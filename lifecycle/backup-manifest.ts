@@ -20,7 +20,7 @@ const base64 = z.base64()
 /** Relative, with `/`, and never up: a manifest must not make a restore write elsewhere. */
 const path = z
   .string()
-  .regex(/^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)*$/)
+  .regex(/^[A-Za-z0-9._+-]+(\/[A-Za-z0-9._+-]+)*$/)
   .refine((value) => value.split('/').every((part) => part !== '.' && part !== '..'), 'a path leads out of the backup')
 
 const file = z.strictObject({ path, size: count, sha256: hex32 })

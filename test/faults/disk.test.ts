@@ -16,6 +16,7 @@ import { requestOf } from '../crash/requests.ts'
 import { initialise, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { buildDiskShim, type DiskShim, readTrace } from '../support/disk-shim.ts'
 import { badAnswers, checkEverything, configure, logLines, type PatientLoad, startPatientLoad } from './loaded-stack.ts'
+import { keepPlaces } from '../support/moved-state.ts'
 import { Disk } from '../support/power-model.ts'
 import { leaveFree, makeRoom, mountMemory, remount, unmount } from './volumes.ts'
 
@@ -204,6 +205,7 @@ test('a failed fsync of a log ends its writing until a restart, and nothing rest
   for (const volume of [logsDir, stateDir]) unmount(volume)
   renameSync(dataDir, join(scratch, 'before-the-cut'))
   disk.materialise(dataDir, 'nothing', () => 0)
+  keepPlaces(dataDir)
   stack = await serve(dataDir, shim.environment)
   await checkEverything(stack, ledgers, ledgers.at(-1) ?? none)
   recording.close()

@@ -293,7 +293,7 @@ describe('a second loss, without any mirror', () => {
     // The client's own memory of the mirror is the judge: a version that went back is a rollback to it.
     await verifyArtifact('restored')
     const text = (await chancery('status', '--data', dataDir)).text
-    expect(text).toMatch(/rekor-v1 +degraded/)
+    expect(text).toMatch(/^ALARM fork_refused  rekor-v1 .*^DEGRADED rekor-v1:/ms)
     expect(text).toMatch(/rekor-v2 +ready/)
     const { rekorV1 } = stack.endpoints
     expect((await fetch(`${rekorV1}/api/v1/log/entries?logIndex=0`)).status).toBe(200)

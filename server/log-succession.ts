@@ -101,7 +101,7 @@ async function switchShards(succession: Succession, former: OpenLog, fields: obj
   let opened: OpenLog | undefined
   await shards.succeed(async () => {
     frozen = await ended(former.log)
-    const { next, text } = configured(parts, fields, name, indexOffset + former.log.head().size)
+    const { next, text } = configured(parts, fields, name, indexOffset + (await promisedSize(parts, former)))
     replaceDurably(parts.loaded.file, text)
     opened = await taken(parts, next, open)
     services.joined(name, next.name)
@@ -109,6 +109,12 @@ async function switchShards(succession: Succession, former: OpenLog, fields: obj
   })
   if (opened !== undefined) await finish(succession, former, opened)
   return { size: former.log.head().size, frozen, restartNeeded: false }
+}
+
+/** Entries that were ever promised an index: of a log that lost some, more than it has. No index is given out twice. */
+async function promisedSize({ agent }: Pick<Parts, 'agent'>, { config, log }: OpenLog): Promise<number> {
+  const guard = await agent.guardedHead({ key: config.key, origin: log.origin })
+  return Math.max(guard.size, log.head().size)
 }
 
 /** Rekor v2 and CT: the successor is another service, at an address of its own, before the former one ends. */

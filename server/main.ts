@@ -196,7 +196,13 @@ async function openParts(
       return { config: logConfig, log }
     }),
   )
-  closers.push(watchLogs(() => logs.map(({ log }) => log), alarms))
+  closers.push(
+    watchLogs(
+      () =>
+        logs.map(({ config: { name }, log }) => ({ log, ended: logs.some((other) => other.config.succeeds === name) })),
+      alarms,
+    ),
+  )
   const anchors = await startAnchors({ loaded, logs, agent, alarms, logger })
   closers.push(async () => await anchors.close())
   const authority = await openAuthority(loaded, { agent: tellOfCap(agent, alarms), clock, disk, logs, issuers })

@@ -294,7 +294,7 @@ describe('a second loss, without any mirror', () => {
     await verifyArtifact('restored')
     const text = (await chancery('status', '--data', dataDir)).text
     expect(text).toMatch(/^ALARM fork_refused  rekor-v1 .*^DEGRADED rekor-v1:/ms)
-    expect(text).toMatch(/rekor-v2 +ready/)
+    expect(text).toMatch(/^ready: .*rekor-v2/m)
     const { rekorV1 } = stack.endpoints
     expect((await fetch(`${rekorV1}/api/v1/log/entries?logIndex=0`)).status).toBe(200)
   })

@@ -147,9 +147,13 @@ async function vitest(
   pattern?: RegExp,
 ): Promise<readonly Test[]> {
   const output = join(scratch, `${crypto.randomUUID()}.json`)
+  // Tests with the whole stack want a network namespace of their own, as scripts/test gives them.
+  const [command = process.execPath, ...before] =
+    project === 'fast' || project === 'contract' ? [process.execPath] : ['scripts/isolated', process.execPath]
   const child = spawn(
-    process.execPath,
+    command,
     [
+      ...before,
       join('node_modules', 'vitest', 'vitest.mjs'),
       'run',
       '--project',

@@ -40,6 +40,8 @@ const report = z.object({
 const LANES = 2
 /** A mutant may make a test hang; vitest's own limits end the test, this one ends vitest. */
 const RUN_MS = 180_000
+/** All named files of a tier, without a patch. */
+const BASELINE_MS = 900_000
 
 const root = resolve(import.meta.dirname, '..', '..')
 const wanted = process.argv.slice(2)
@@ -169,7 +171,7 @@ async function vitest(
     // A group of its own: what a test of a mutant left running is ended with it.
     { cwd: tree, stdio: 'ignore', detached: true },
   )
-  const limit = setTimeout(() => child.kill('SIGKILL'), RUN_MS)
+  const limit = setTimeout(() => child.kill('SIGKILL'), pattern === undefined ? BASELINE_MS : RUN_MS)
   await new Promise((settle) => {
     child.once('close', settle)
     child.once('error', settle)

@@ -9,6 +9,7 @@
  * With `--inherited` it serves the stream on descriptor 3 (and the admin channel on 4) and ends when that closes.
  */
 import { hash } from 'node:crypto'
+import { once } from 'node:events'
 import { chmodSync, chownSync, lstatSync, rmSync } from 'node:fs'
 import { createServer, Socket, type Server } from 'node:net'
 import { parseArgs } from 'node:util'
@@ -149,8 +150,9 @@ async function main(): Promise<void> {
     endsWithParent: values.inherited === true,
   })
   watchState(state)
+  const watch = await startWatchdog(config.watchdogSeconds)
   const agent = new Agent(values.config, config, state)
-  startWatchdog(agent, config.watchdogSeconds)
+  watch(agent)
   const servers = await listen(agent, config)
   if (values.inherited === true) serveInherited(agent, config, values.admin === true, servers)
   else {
@@ -260,14 +262,23 @@ function isSocket(path: string): boolean {
   }
 }
 
-function startWatchdog(agent: Agent, limitSeconds: number): void {
+/**
+ * Resolves when the watchdog watches this thread: only then may it call into the module, whose first call, made while
+ * the agent is built, can hang like every other. The agent is told of for its calls on other threads.
+ */
+async function startWatchdog(limitSeconds: number): Promise<(agent: Agent) => void> {
   const beats = new Int32Array(new SharedArrayBuffer(4))
   const limitMs = limitSeconds * 1000
   const watchdog = new Worker(new URL('./watchdog.ts', import.meta.url), { workerData: { beats, limitMs }, env: {} })
+  await once(watchdog, 'message')
   watchdog.unref()
+  let watched: Agent | undefined
   setInterval(() => {
-    if (agent.oldestCallMs() < limitMs) Atomics.add(beats, 0, 1)
+    if (watched === undefined || watched.oldestCallMs() < limitMs) Atomics.add(beats, 0, 1)
   }, limitMs / 20).unref()
+  return (agent) => {
+    watched = agent
+  }
 }
 
 async function stop(agent: Agent, servers: readonly Server[]): Promise<void> {

@@ -288,6 +288,20 @@ describe('a token that fails', () => {
     expect(await refusal(eventually(() => agent.set(setRequest())))).toBe('signed')
     expect(child.pid).not.toBe(first)
   })
+
+  test('hangs in its very first call: the first agent is ended and says so, a later one is followed by another', async () => {
+    const shim = buildFaultShim(installation)
+    installation.configure({ modulePath: shim.modulePath, watchdogSeconds: 2 })
+    const hang = { call: 'C_Initialize', action: 'hang', times: 1 } as const
+    shim.set(hang)
+    await expect(start({ deadlineMs: 8000 })).rejects.toThrow('PKCS#11 module has not answered for 2 seconds')
+    const { agent, child } = await start({ deadlineMs: 8000 })
+    const first = child.pid ?? 0
+    shim.set(hang)
+    process.kill(first, 'SIGKILL')
+    expect(await refusal(eventually(() => agent.set(setRequest())))).toBe('signed')
+    expect(child.pid).not.toBe(first)
+  })
 })
 
 describe('a killed agent', () => {

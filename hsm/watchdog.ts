@@ -24,4 +24,4 @@ setInterval(() => {
 }, limitMs / 10)
 
 // Only from here on may the main thread call into the module: nobody would watch a call that hangs before.
-parentPort?.postMessage('watching')
+parentPort?.postMessage('watching', [])

@@ -48,7 +48,7 @@ async function sign(file: string, options: SignOptions, command: Command): Promi
   const [{ openMirror }, { signedBundle }, { verifyBundle }, { bundleToJSON }] = await Promise.all([
     import('./mirror.ts'),
     import('./signing.ts'),
-    import('./verification.ts'),
+    import('#bundle'),
     import('@sigstore/bundle'),
   ])
   const artifact = readFileSync(file)

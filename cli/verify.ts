@@ -36,7 +36,7 @@ interface VerifyOptions {
 }
 
 async function verify(file: string, options: VerifyOptions): Promise<void> {
-  const { parseBundle, requireSigner, verifyBundle } = await import('./verification.ts')
+  const { parseBundle, requireSigner, verifyBundle } = await import('#bundle')
   const artifact = readFileSync(file)
   const bundle = parseBundle(readFileSync(options.bundle, 'utf8'))
   const signer = verifyBundle(bundle, artifact, await trustedRootOf(options))

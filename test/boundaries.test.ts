@@ -35,6 +35,11 @@ const parts: Readonly<Record<string, Part>> = {
   timestamp: { layer: 2, packages: ['asn1js', 'pino', 'prom-client', 'zod'] },
   'trust-root': { layer: 2, packages: ['@tufjs/models', 'canonicalize', 'pino', 'prom-client', 'zod'] },
   verifier: { layer: 2, packages: ['@noble/curves'], own: ['x509', 'tlog'], browser: true },
+  bundle: {
+    layer: 2,
+    packages: ['@sigstore/bundle', '@sigstore/protobuf-specs', '@sigstore/verify'],
+    own: ['x509', 'tlog'],
+  },
   lifecycle: { layer: 3, packages: ['better-sqlite3', 'pino', 'yaml', 'zod'] },
   server: { layer: 4, packages: ['pino', 'prom-client', 'yaml', 'zod'] },
   cli: {

@@ -1,4 +1,7 @@
-/** Verification of one file against its bundle, with the @sigstore packages and named refusals. */
+/**
+ * Verification of one file against its bundle, with the @sigstore packages and named refusals: what `chancery verify` and
+ * `sign` say, and what the canary before a publication demands.
+ */
 import { createHash } from 'node:crypto'
 import { bundleFromJSON, isBundleWithDsseEnvelope, isBundleWithPublicKey, type Bundle } from '@sigstore/bundle'
 import type { TrustedRoot } from '@sigstore/protobuf-specs'

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { formatCheckpoint } from '#tlog'
-import { type EntryWithProof, refuseContradictions } from './verification.ts'
+import { type EntryWithProof, refuseContradictions } from './verify.ts'
 
 const rootHash = new Uint8Array(32).fill(1)
 const signature = Buffer.alloc(76, 2).toString('base64')

@@ -1,0 +1,10 @@
+export {
+  type EntryWithProof,
+  parseBundle,
+  Refusal,
+  type RefusalCode,
+  refuseContradictions,
+  requireSigner,
+  type VerifiedSigner,
+  verifyBundle,
+} from './verify.ts'

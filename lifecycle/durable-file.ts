@@ -1,0 +1,24 @@
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
+
+/**
+ * Replaces a file (mode 0600) atomically: a reader sees the old text or the new one, which is on the disk when this
+ * returns. Makes its folder. A crash leaves at most a `.part` file beside it.
+ */
+export function replaceDurably(path: string, text: string): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  const part = openSync(`${path}.part`, 'w', 0o600)
+  try {
+    writeSync(part, text)
+    fsyncSync(part)
+  } finally {
+    closeSync(part)
+  }
+  renameSync(`${path}.part`, path)
+  const folder = openSync(dirname(path), 'r')
+  try {
+    fsyncSync(folder)
+  } finally {
+    closeSync(folder)
+  }
+}

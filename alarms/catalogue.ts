@@ -162,6 +162,8 @@ export const CATALOGUE = {
   restore_other_history: { exit: EXIT.integrity, severity: 'refusal', title: 'Backup and guard hold two histories' },
   restore_other_key: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent has another key for a log' },
   restore_without_guard: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
+  // The trust root
+  no_trust_root: { exit: EXIT.usage, severity: 'refusal', title: 'A server has no trust root' },
   // Status, doctor and alert rules
   server_away: { exit: EXIT.locked, severity: 'page', title: 'No server answers' },
   agent_restarts: { exit: EXIT.hsm, severity: 'ticket', title: 'The HSM agent ended again and again' },

@@ -47,6 +47,7 @@ import { refuseInProduction } from './production.ts'
 import { reconcileVerb, watchReconciled } from './reconcile.ts'
 import { readinessOf, statusOf } from './status.ts'
 import { timeSourceOf } from './time-source.ts'
+import { trustVerbs } from './trust-verbs.ts'
 
 export interface Server {
   /** Stops taking requests, finishes what was accepted, closes stores and the agent. May be called twice. */
@@ -492,6 +493,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const stopAdmin = await listenAdmin(resolve(config.admin.socket), {
     status: async () => await statusOf(parts),
     'publish-trust': async () => await parts.trustRoot?.publish(),
+    ...trustVerbs(parts),
     backup: async (request) => await backupVerb(parts, request),
     reconcile: async (request) => await reconcileVerb(parts, request),
     logs: async () => await logLines(parts),

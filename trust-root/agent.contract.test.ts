@@ -134,7 +134,7 @@ describe('a trust root whose keys are in the HSM', () => {
     })
     const trustRoot = await openTrustRoot({ ...options(), withRootAgent: losing })
     await expect(trustRoot.publish()).rejects.toThrow('connection lost')
-    expect(await trustRoot.publish()).toMatchObject({ root: 1, targets: 4 })
+    expect(await trustRoot.publish()).toMatchObject({ state: 'published', versions: { root: 1, targets: 4 } })
     expect(await refresh()).toMatchObject({ targets: 4 })
   })
 

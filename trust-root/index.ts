@@ -1,5 +1,6 @@
 export { type CaughtUp, catchUpWithMirror } from './catch-up.ts'
 export { type CanonicalValue, canonicalJson } from './canonical-json.ts'
+export { changedInventory, changesSchema, type ItemChanges } from './change.ts'
 export { type ClientTrustConfigJson, renderClientTrustConfig } from './client-trust-config.ts'
 export { TrustRootError, type TrustRootErrorCode } from './errors.ts'
 export { trustRootSection } from './http.ts'
@@ -9,20 +10,25 @@ export {
   initialInventory,
   type InstallationParts,
   type Inventory,
+  itemOf,
+  itemSchema,
+  jsonOfItem,
   parseInventory,
   readInventory,
   type TrustItem,
   type TrustItemKind,
   type TrustItemState,
+  TRUST_ITEM_STATES,
   writeInventory,
 } from './items.ts'
 export { type LegacyTarget, renderLegacyTargets } from './legacy-targets.ts'
 export { type Finding, LintError, lintRelease } from './linter.ts'
+export type { Custodian, PendingRole, PendingSummary, Publication, PublishedVersions } from './publication.ts'
 export {
+  type Canary,
   DEFAULT_TUF_KEYS,
   DEFAULT_TUF_POLICY,
   publish,
-  type PublishedVersions,
   type PublishOptions,
   type PublishStep,
   type TufKeyNames,

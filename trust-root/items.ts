@@ -15,10 +15,15 @@ export type TrustItemKind =
 
 /**
  * Where an item stands in its life.
- * `staged`: known, not published. `trusted`: verifiers accept it, signers do not use it yet. `active`: signers use it.
- * `retired`: verifiers accept what it signed inside its window. `revoked`: nobody accepts it; published nowhere.
+ * `staged`: known, not published. `trusted`: verifiers accept it, signers do not use it yet. `standby`: the same to
+ * verifiers, and meant to stay so; its key lies on a token that no serving agent opens, until an emergency. `active`:
+ * signers use it. `retired`: verifiers accept what it signed inside its window. `revoked`: nobody accepts it; published
+ * nowhere.
  */
-export type TrustItemState = 'staged' | 'trusted' | 'active' | 'retired' | 'revoked'
+export type TrustItemState = (typeof TRUST_ITEM_STATES)[number]
+
+/** In the order of a life. */
+export const TRUST_ITEM_STATES = ['staged', 'trusted', 'standby', 'active', 'retired', 'revoked'] as const
 
 /** One key or chain that clients shall know, with its place and time: the unit of every rotation. */
 export interface TrustItem {
@@ -103,14 +108,15 @@ const seconds = z
   .transform((text) => new Date(text))
 const der = z.base64().transform((text) => new Uint8Array(Buffer.from(text, 'base64')))
 
-const itemSchema = z.strictObject({
+/** One item as items.json has it: `der` in base64, times like 2026-01-31T12:00:00Z. */
+export const itemSchema = z.strictObject({
   id: z.string().regex(/^[a-z0-9][a-z0-9.-]{0,62}$/),
   kind: z.enum(['certificate-authority', 'ct-log', 'rekor-v1', 'rekor-v2', 'timestamp-authority', 'oidc-issuer']),
   der: z.array(der).max(8),
   origin: z.string().min(1).max(255).optional(),
   url: z.url({ protocol: /^https?$/ }),
   window: z.strictObject({ start: seconds, end: seconds.optional() }),
-  state: z.enum(['staged', 'trusted', 'active', 'retired', 'revoked']),
+  state: z.enum(TRUST_ITEM_STATES),
 })
 
 const inventorySchema = z.strictObject({
@@ -134,21 +140,24 @@ export function parseInventory(text: string): Inventory {
     throw new TrustRootError('invalid_items', `items.json: ${faults.join('; ')}`)
   }
   const { operator, defaultRekor } = parsed.data
-  const items = parsed.data.items.map(
-    ({ origin, window, ...rest }): TrustItem => ({
-      ...rest,
-      ...(origin === undefined ? {} : { origin }),
-      window: window.end ? { start: window.start, end: window.end } : { start: window.start },
-    }),
-  )
+  const items = parsed.data.items.map(itemOf)
   const ids = new Set(items.map((item) => item.id))
   if (ids.size !== items.length) throw new TrustRootError('invalid_items', 'items.json: two items have the same id')
   return { operator, defaultRekor, items }
 }
 
-/** The text of items.json: `parseInventory` gives the same inventory back. */
-export function formatInventory(inventory: Inventory): string {
-  const items = inventory.items.map(({ id, kind, state, origin, url, window, der }) => ({
+/** A parsed item without members that are undefined. */
+export function itemOf({ origin, window, ...rest }: z.infer<typeof itemSchema>): TrustItem {
+  return {
+    ...rest,
+    ...(origin === undefined ? {} : { origin }),
+    window: window.end ? { start: window.start, end: window.end } : { start: window.start },
+  }
+}
+
+/** The reverse of `itemSchema` and `itemOf`. */
+export function jsonOfItem({ id, kind, state, origin, url, window, der }: TrustItem): z.input<typeof itemSchema> {
+  return {
     id,
     kind,
     state,
@@ -156,7 +165,12 @@ export function formatInventory(inventory: Inventory): string {
     url,
     window: { start: formatTime(window.start), ...(window.end ? { end: formatTime(window.end) } : {}) },
     der: der.map((bytes) => Buffer.from(bytes).toString('base64')),
-  }))
+  }
+}
+
+/** The text of items.json: `parseInventory` gives the same inventory back. */
+export function formatInventory(inventory: Inventory): string {
+  const items = inventory.items.map(jsonOfItem)
   const { operator, defaultRekor } = inventory
   return `${JSON.stringify({ schemaVersion: 1, operator, defaultRekor, items }, null, 2)}\n`
 }

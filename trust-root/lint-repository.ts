@@ -1,10 +1,10 @@
 import { createHash, createPublicKey } from 'node:crypto'
 import { isSignedFor, keyIdOf, metadataBytes, type RootSigned, type SignedMetadata } from './metadata.ts'
-import type { Publication, RepositoryState } from './repository.ts'
+import type { Generation, RepositoryState } from './repository.ts'
 
 /** A publication beside what clients have now. */
 export interface RepositorySubject {
-  readonly publication: Publication
+  readonly publication: Generation
   readonly previous: RepositoryState | undefined
   readonly now: Date
 }

@@ -118,6 +118,29 @@ export const signingConfigRules = {
     }
   },
 
+  /** Its key lies in a safe: a signer that was sent there would find nobody. */
+  *'standby-is-not-used'({ inventory, signingConfigs }) {
+    const active = new Set(inventory.items.filter(({ state }) => state === 'active').map(({ url }) => url))
+    for (const { id, kind, state, url } of inventory.items) {
+      if (state !== 'standby') continue
+      if (kind === 'oidc-issuer') yield `${id}: an issuer has no key of ours that could stand by`
+      // In its place it will be dialled where the active one is now, which tells nothing.
+      if (active.has(url)) continue
+      for (const [where, service] of services(signingConfigs)) if (service.url === url) yield `${where} is ${id}`
+    }
+    for (const { name, rekor, config } of signingConfigs) {
+      const lists = [
+        ['certificate-authority', config.caUrls],
+        ['timestamp-authority', config.tsaUrls],
+        [`rekor-v${rekor}`, config.rekorTlogUrls],
+      ] as const
+      for (const [kind, list] of lists) {
+        const count = inventory.items.filter((item) => item.kind === kind && item.state === 'active').length
+        if (list.length > count) yield `${name}: ${list.length} services where ${count} ${kind} are active`
+      }
+    }
+  },
+
   /** A legacy client takes each key of usage Rekor for a v1 log; a v2 key there would fail its every verification. */
   *'legacy-rekor-usage'({ inventory, legacyTargets }) {
     const v1 = new Set(inventory.items.filter(({ kind }) => kind === 'rekor-v1').map(({ der }) => base64(der[0])))

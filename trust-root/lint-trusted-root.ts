@@ -220,6 +220,18 @@ export const trustedRootRules = {
     }
   },
 
+  /** Which one an emergency puts into service must not be a question; more of them are only more to guard. */
+  *'one-standby'({ inventory }) {
+    const standby = inventory.items.filter(({ state }) => state === 'standby')
+    for (const [kind, items] of Map.groupBy(standby, (item) => item.kind)) {
+      if (items.length > 1) yield `${kind}: ${items.map(({ id }) => id).join(' and ')} are standby`
+    }
+    for (const { id, window } of standby) {
+      // What it signs in an emergency must fall into the window that clients have by then.
+      if (window.end !== undefined) yield `${id} is standby and has an end`
+    }
+  },
+
   /** Old signatures stop verifying when their key leaves; only a revocation, said as such, may do that. */
   *'no-silent-removal'({ inventory }, { previous }) {
     for (const item of previous?.inventory.items.filter(isPublished) ?? []) {

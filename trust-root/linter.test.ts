@@ -34,6 +34,15 @@ const without = (kind: TrustItemKind): Inventory => ({
   items: inventory.items.filter((item) => item.kind !== kind),
 })
 
+const twoStandby: Inventory = {
+  ...added('ct-log', { der: [spki()], state: 'standby' }),
+  items: [
+    ...added('ct-log', { der: [spki()], state: 'standby' }).items,
+    ...added('ct-log', { der: [spki()], state: 'standby', id: 'ct-log-3' }).items.slice(-1),
+  ],
+}
+
+const ending = { start: daysLater(-30), end: daysLater(30) }
 const ended = { start: daysLater(-30), end: daysLater(-1) }
 
 describe('the linter accepts', () => {
@@ -46,6 +55,7 @@ describe('the linter accepts', () => {
       added('rekor-v1', { der: [spki()], state: 'retired', window: ended }),
     ],
     ['Rekor v2 as the default', { ...inventory, defaultRekor: 2 as const }],
+    ['one standby of a kind', added('rekor-v2', { der: [spki()], state: 'standby', origin: 'rekor-v2-b.example.org' })],
     ['a staged key that would not be fit', added('rekor-v2', { der: [spki('P-384')], state: 'staged' })],
   ])('%s', (_, accepted) => expect(lintRelease(renderRelease(accepted), context)).toEqual([]))
 })
@@ -87,6 +97,9 @@ describe('the linter refuses an inventory', () => {
     ['window', 'a start in the future', changed('rekor-v1', { window: { start: daysLater(1) } })],
     ['window', 'an end before the start', changed('ct-log', { window: { start: daysLater(-1), end: daysLater(-2) } })],
     ['retired-has-end', 'a retired log without end', added('ct-log', { der: [spki()], state: 'retired' })],
+    ['one-standby', 'two standby CT logs', twoStandby],
+    ['one-standby', 'a standby that ends', added('ct-log', { der: [spki()], state: 'standby', window: ending })],
+    ['standby-is-not-used', 'a standby issuer of tokens', added('oidc-issuer', { state: 'standby' })],
     ['one-live-service', 'two active v1 logs', added('rekor-v1', { der: [spki()] })],
     ['one-live-service', 'no active CA', changed(ca, { state: 'trusted' })],
     ['rekor-version', 'v1 as default and none active', changed('rekor-v1', { state: 'trusted' })],

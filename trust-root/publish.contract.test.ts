@@ -50,6 +50,8 @@ const options = (change: Partial<PublishOptions> = {}): PublishOptions => ({
   ...change,
 })
 
+const published = (versions: object) => ({ state: 'published', versions })
+
 async function init(): Promise<void> {
   await initTrustRoot({ folder, agent: agents, withRootAgent: (use) => use(agents) }, inventory)
 }
@@ -124,7 +126,7 @@ describe('a foreign TUF client (tuf-js)', () => {
     await client().fetchTarget('trusted_root.json')
     expect(await client().versions()).toMatchObject({ timestamp: 2, snapshot: 1 })
     await writeInventory(folder, withKey('rekor-v1-next', spki()))
-    expect(await publish(options())).toEqual({ root: 1, targets: 2, snapshot: 2, timestamp: 3 })
+    expect(await publish(options())).toEqual(published({ root: 1, targets: 2, snapshot: 2, timestamp: 3 }))
     const trusted = JSON.parse(Buffer.from(await client().fetchTarget('trusted_root.json')).toString()) as { tlogs: [] }
     expect(trusted.tlogs).toHaveLength(3)
   })
@@ -134,11 +136,13 @@ describe('a foreign TUF client (tuf-js)', () => {
     await client().trust()
     await client().fetchTarget('trusted_root.json')
     const keys = { root: 'tuf-root-2', formerRoot: ['tuf-root'], online: 'tuf-online-2' }
-    expect(await publish(options({ keys }))).toMatchObject({ root: 2 })
+    expect(await publish(options({ keys }))).toMatchObject(published({ root: 2 }))
     await client().fetchTarget('trusted_root.json')
     expect(await client().versions()).toMatchObject({ root: 2, timestamp: 2 })
     // Then without the former key; a client that only ever saw version 1 walks over both.
-    expect(await publish(options({ keys: { root: 'tuf-root-2', online: 'tuf-online' } }))).toMatchObject({ root: 3 })
+    expect(await publish(options({ keys: { root: 'tuf-root-2', online: 'tuf-online' } }))).toMatchObject(
+      published({ root: 3 }),
+    )
     await client().trust()
     await client().fetchTarget('trusted_root.json')
     expect(await client().versions()).toMatchObject({ root: 3 })
@@ -163,6 +167,7 @@ describe('a publication that stops anywhere', () => {
     'snapshot',
     'timestamp',
     'check',
+    'canary',
     'write',
     'switch',
     'tidy',
@@ -183,11 +188,11 @@ describe('a publication that stops anywhere', () => {
     const held = Buffer.from(await client().fetchTarget('trusted_root.json')).toString()
     expect(held.includes(Buffer.from(der).toString('base64'))).toBe(step === 'tidy')
 
-    const versions = await publish(options({ keys }))
-    expect(versions.root).toBe(2)
+    const publication = await publish(options({ keys }))
+    expect(publication).toMatchObject(published({ root: 2 }))
     const after = Buffer.from(await client().fetchTarget('trusted_root.json')).toString()
     expect(after).toContain(Buffer.from(der).toString('base64'))
-    expect(await client().versions()).toEqual(versions)
+    expect(publication).toEqual(published(await client().versions()))
     expect((await readdir(folder)).filter((name) => /staged|part|next/.test(name))).toEqual([])
   })
 
@@ -205,7 +210,7 @@ describe('a publication that stops anywhere', () => {
     const keys = { root: 'tuf-root', online: 'tuf-online-2' }
     await expect(publish(options({ keys, withRootAgent: (use) => use(losing) }))).rejects.toThrow('connection lost')
     // The clock goes on, so a root made anew would have other bytes and be refused by the agent.
-    expect(await publish(options({ keys, now: new Date(Date.now() + 5000) }))).toMatchObject({ root: 2 })
+    expect(await publish(options({ keys, now: new Date(Date.now() + 5000) }))).toMatchObject(published({ root: 2 }))
     const signed = agents.requests
       .filter(({ role }) => role !== 'root')
       .map(({ role, payload }) => `${role}${String(payload)}`)
@@ -273,7 +278,7 @@ describe('the publisher refuses', () => {
   test('to take versions back when the counters were lost', async () => {
     await init()
     await rm(join(folder, 'versions.json'))
-    expect(await publish(options())).toEqual({ root: 1, targets: 2, snapshot: 2, timestamp: 2 })
+    expect(await publish(options())).toEqual(published({ root: 1, targets: 2, snapshot: 2, timestamp: 2 }))
   })
 })
 

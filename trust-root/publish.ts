@@ -17,6 +17,7 @@ import {
   type TargetsSigned,
   type TimestampSigned,
 } from './metadata.ts'
+import type { Publication, PublishedVersions } from './publication.ts'
 import { type Release, releaseCopies, releaseTargets, renderRelease } from './release.ts'
 import {
   publishGeneration,
@@ -81,6 +82,7 @@ export type PublishStep =
   | 'snapshot'
   | 'timestamp'
   | 'check'
+  | 'canary'
   | 'write'
   | 'switch'
   | 'tidy'
@@ -95,18 +97,16 @@ export interface PublishOptions {
   readonly policy?: TufPolicy | undefined
   readonly now: Date
   readonly onStep?: ((step: PublishStep) => void) | undefined
+  /** The last question before clients see it: rejects with what speaks against it. Not asked for a mere re-signing. */
+  readonly canary?: Canary | undefined
 }
 
-/** The versions that clients see now, and the SHA-256 of 1.root.json's successor that they hold (hex). */
-export interface PublishedVersions {
-  readonly root: number
-  readonly targets: number
-  readonly snapshot: number
-  readonly timestamp: number
-}
+/** Tries a candidate on signatures of before and of now; rejects if one does not verify. */
+export type Canary = (candidate: Release) => Promise<void>
 
 /**
- * Publishes items.json: render → lint → root (if it must change) → targets → snapshot → timestamp → check → switch.
+ * Publishes items.json: render → lint → root (if it must change) → targets → snapshot → timestamp → check → canary →
+ * switch.
  *
  * Nothing is signed unless every rule of the linter holds. Clients see the old repository until the last step and the
  * whole new one after it. If it fails or dies anywhere, running it again continues: versions that were asked for are
@@ -114,18 +114,18 @@ export interface PublishedVersions {
  *
  * Throws `LintError`, `TrustRootError`, and `HsmError` of the agents.
  */
-export async function publish(options: PublishOptions): Promise<PublishedVersions> {
+export async function publish(options: PublishOptions): Promise<Publication> {
   return publishInventory(options, await readInventory(options.folder))
 }
 
 /** Signs what is published once more, root and targets included, without taking over later changes of items.json. */
-export async function publishAgain(options: PublishOptions): Promise<PublishedVersions> {
+export async function publishAgain(options: PublishOptions): Promise<Publication> {
   const inventory = await publishedInventory(options.folder)
   if (!inventory) throw new TrustRootError('missing', 'nothing is published yet')
   return publishInventory(options, inventory)
 }
 
-async function publishInventory(options: PublishOptions, inventory: Inventory): Promise<PublishedVersions> {
+async function publishInventory(options: PublishOptions, inventory: Inventory): Promise<Publication> {
   const { folder, agent, now, keys = DEFAULT_TUF_KEYS, onStep = () => {} } = options
   const previous = await readRepository(folder)
 
@@ -154,8 +154,10 @@ async function publishInventory(options: PublishOptions, inventory: Inventory): 
   const copies = releaseCopies(release).set(PUBLISHED_ITEMS, Buffer.from(formatInventory(inventory)))
   const publication = { root, newRoots, targets, snapshot, timestamp, targetFiles, copies }
   refuseFindings(lintRepository({ publication, previous, now }))
+  onStep('canary')
+  await options.canary?.(release)
   await publishGeneration(folder, publication, onStep)
-  return versionsOf(publication)
+  return { state: 'published', versions: versionsOf(publication) }
 }
 
 /**

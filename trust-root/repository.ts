@@ -35,8 +35,8 @@ export interface RepositoryState {
   readonly timestamp: SignedMetadata<TimestampSigned>
 }
 
-/** A whole publication: what the next generation shall hold beyond the present one. */
-export interface Publication extends RepositoryState {
+/** What the next generation shall hold beyond the present one. */
+export interface Generation extends RepositoryState {
   /** Roots that are new, oldest first; the last one is `root`. Empty if the root stays. */
   readonly newRoots: readonly SignedMetadata<RootSigned>[]
   /** Content of every target by name; empty if the targets stay. */
@@ -125,7 +125,7 @@ async function clearStagedRoots(folder: string): Promise<void> {
  */
 export async function publishGeneration(
   folder: string,
-  publication: Publication,
+  publication: Generation,
   onStep: (step: 'write' | 'switch' | 'tidy') => void,
 ): Promise<void> {
   onStep('write')
@@ -156,7 +156,7 @@ function stagedRootFile(version: number): string {
   return `${version}${STAGED_ROOT_SUFFIX}`
 }
 
-async function writeNewFiles(next: string, publication: Publication): Promise<void> {
+async function writeNewFiles(next: string, publication: Generation): Promise<void> {
   const { root, targets, snapshot, timestamp, newRoots, targetFiles, copies } = publication
   for (const signedRoot of newRoots) {
     await writeFresh(join(next, `${signedRoot.signed.version}.root.json`), metadataBytes(signedRoot))

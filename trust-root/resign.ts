@@ -6,11 +6,11 @@ import {
   DEFAULT_TUF_POLICY,
   isDue,
   publishAgain,
-  type PublishedVersions,
   type PublishOptions,
   refreshOnlineRoles,
   type TufPolicy,
 } from './publish.ts'
+import type { Publication, PublishedVersions } from './publication.ts'
 import { readRepository, type RepositoryState } from './repository.ts'
 
 /** One role as an operator sees it. */
@@ -88,7 +88,7 @@ export async function resignDue(options: PublishOptions): Promise<PublishedVersi
   try {
     let versions: PublishedVersions | undefined
     const behind = await isBehind(options, state)
-    if (withRootAgent && (behind || due('root') || due('targets'))) versions = await publishAgain(options)
+    if (withRootAgent && (behind || due('root') || due('targets'))) versions = versionsIn(await publishAgain(options))
     else if (behind || due('snapshot')) versions = await refreshOnlineRoles(options, true)
     else if (due('timestamp')) versions = await refreshOnlineRoles(options, false)
     if (versions) resignedCounter.inc({ outcome: 'signed' })
@@ -97,6 +97,10 @@ export async function resignDue(options: PublishOptions): Promise<PublishedVersi
     resignedCounter.inc({ outcome: 'failed' })
     throw error
   }
+}
+
+function versionsIn(publication: Publication): PublishedVersions | undefined {
+  return publication.state === 'published' ? publication.versions : undefined
 }
 
 /**

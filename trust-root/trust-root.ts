@@ -2,16 +2,18 @@ import { mkdir } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { SigningAgent } from '#hsm'
 import { TrustRootError } from './errors.ts'
-import { type Inventory, readInventory, writeInventory } from './items.ts'
+import { formatInventory, type Inventory, readInventory, writeInventory } from './items.ts'
 import { lintRelease, refuseFindings } from './linter.ts'
+import type { Publication, PublishedVersions } from './publication.ts'
 import {
+  type Canary,
   publish,
-  type PublishedVersions,
   publishedInventory,
   type PublishOptions,
   type PublishStep,
   type TufKeyNames,
   type TufPolicy,
+  versionsOf,
   type WithRootAgent,
 } from './publish.ts'
 import { renderRelease } from './release.ts'
@@ -31,14 +33,15 @@ export interface TrustRootOptions {
   readonly now?: (() => Date) | undefined
   readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'> | undefined
   readonly onStep?: ((step: PublishStep) => void) | undefined
+  readonly canary?: Canary | undefined
 }
 
 /** The publisher of one installation. Its calls run one after the other. */
 export interface TrustRoot {
   /** Publishes items.json as it is now. */
-  publish(): Promise<PublishedVersions>
-  /** Replaces items.json and publishes it; if the linter refuses, items.json stays as it was. */
-  update(change: (inventory: Inventory) => Inventory): Promise<PublishedVersions>
+  publish(): Promise<Publication>
+  /** Replaces items.json and publishes it, unless clients see it already; if the linter refuses, it stays as it was. */
+  update(change: (inventory: Inventory) => Inventory): Promise<Publication>
   /** Signs again what is due; undefined if nothing was. */
   resign(): Promise<PublishedVersions | undefined>
   status(): Promise<TrustRootStatus>
@@ -114,6 +117,10 @@ function publisher(options: TrustRootOptions): TrustRoot {
         const previous = before ? { previous: renderRelease(before) } : {}
         refuseFindings(lintRelease(renderRelease(inventory), { now: now(), ...previous }))
         await writeInventory(folder, inventory)
+        const published = await readRepository(folder)
+        if (published && before && formatInventory(before) === formatInventory(inventory)) {
+          return { state: 'published', versions: versionsOf(published) }
+        }
         return publish(current())
       }),
     resign,

@@ -2,7 +2,7 @@ import { SigningConfig, TrustedRoot, ClientTrustConfig } from '@sigstore/protobu
 import { toTrustMaterial } from '@sigstore/verify'
 import { describe, expect, test } from 'vitest'
 import { daysLater, exampleInventory, NOW, spki } from '../test/support/trust-installation.ts'
-import type { Inventory } from './items.ts'
+import type { Inventory, TrustItemState } from './items.ts'
 import { renderRelease } from './release.ts'
 import { renderTrustedRoot } from './trusted-root.ts'
 
@@ -36,7 +36,7 @@ describe('trusted_root.json', () => {
   test('keeps what is trusted or retired and leaves out what is staged or revoked', () => {
     const rekor = inventory.items.find(({ kind }) => kind === 'rekor-v1')
     if (!rekor) throw new Error('no rekor')
-    const with_ = (state: 'staged' | 'trusted' | 'retired' | 'revoked'): Inventory => ({
+    const with_ = (state: TrustItemState): Inventory => ({
       ...inventory,
       items: [
         ...inventory.items,
@@ -44,7 +44,28 @@ describe('trusted_root.json', () => {
       ],
     })
     const count = (state: Parameters<typeof with_>[0]) => renderTrustedRoot(with_(state)).tlogs.length
-    expect([count('staged'), count('trusted'), count('retired'), count('revoked')]).toEqual([2, 3, 3, 2])
+    const states = ['staged', 'trusted', 'standby', 'retired', 'revoked'] as const
+    expect(states.map(count)).toEqual([2, 3, 3, 3, 2])
+  })
+
+  test('shows a standby key exactly as a trusted one, and what is active before both', () => {
+    const extra = inventory.items.flatMap((item) =>
+      item.kind === 'oidc-issuer' ? [] : [{ ...item, id: `${item.kind}-b`, window: { start: daysLater(-30) } }],
+    )
+    const root = (state: TrustItemState) =>
+      renderTrustedRoot({ ...inventory, items: [...extra.map((item) => ({ ...item, state })), ...inventory.items] })
+    expect(root('standby')).toEqual(root('trusted'))
+    const starts = [root('standby').certificateAuthorities, root('standby').timestampAuthorities].map((list) =>
+      list.map(({ validFor }) => validFor.start),
+    )
+    for (const [first] of starts) expect(first).toBe('2026-08-01T11:55:00Z')
+    expect(root('standby').ctlogs.map(({ publicKey }) => publicKey.validFor.start)[0]).toBe('2026-08-01T11:55:00Z')
+    expect(root('standby').tlogs.map(({ publicKey }) => publicKey.validFor.start)).toEqual([
+      '2026-08-01T11:55:00Z',
+      '2026-08-01T11:55:00Z',
+      '2026-07-02T12:00:00Z',
+      '2026-07-02T12:00:00Z',
+    ])
   })
 
   test('is the same for the same inventory', async () => {

@@ -43,8 +43,8 @@ export interface TrustedRootJson {
 }
 
 /**
- * What verifiers trust: every item that is trusted, active or retired. Pure; newest last, so that sigstore-python's
- * `tlogs[0]` is the oldest and does not move.
+ * What verifiers trust: every item that is trusted, standby, active or retired. Pure. In each list what signs now comes
+ * first (clients that look at the first one only must find it), then by age, oldest first.
  *
  * `operator` is left out because clients on protobuf-specs before 0.4.2 (cosign ≤ 2.5.0) fail on it; `checkpointKeyId`
  * because sigstore-js would take its four bytes for the log id.
@@ -52,12 +52,14 @@ export interface TrustedRootJson {
 export function renderTrustedRoot(inventory: Inventory): TrustedRootJson {
   const published = inventory.items
     .filter(isPublished)
-    .toSorted((a, b) => a.window.start.getTime() - b.window.start.getTime())
+    .toSorted((a, b) => rank(a) - rank(b) || a.window.start.getTime() - b.window.start.getTime())
   const of = (...kinds: readonly TrustItem['kind'][]) => published.filter((item) => kinds.includes(item.kind))
   return {
     mediaType: TRUSTED_ROOT_MEDIA_TYPE,
     // Rekor v1 before v2: clients that look at the first log only (old sigstore-python) know v1.
-    tlogs: [...of('rekor-v1'), ...of('rekor-v2')].map((item) => logInstance(item, tlogBaseUrl(item))),
+    tlogs: [...of('rekor-v1'), ...of('rekor-v2')]
+      .toSorted((a, b) => rank(a) - rank(b))
+      .map((item) => logInstance(item, tlogBaseUrl(item))),
     certificateAuthorities: of('certificate-authority').map(authority),
     // ct_monitor dials the CT log's baseUrl, while nothing compares it with a name.
     ctlogs: of('ct-log').map((item) => logInstance(item, item.url)),
@@ -67,7 +69,11 @@ export function renderTrustedRoot(inventory: Inventory): TrustedRootJson {
 
 /** True for what verifiers shall accept. */
 export function isPublished(item: TrustItem): boolean {
-  return item.state === 'trusted' || item.state === 'active' || item.state === 'retired'
+  return item.state !== 'staged' && item.state !== 'revoked'
+}
+
+function rank({ state }: TrustItem): number {
+  return state === 'active' ? 0 : 1
 }
 
 /** `rekor-v1.example.org - 4711` → `rekor-v1.example.org`: the name on the signature line of its checkpoints. */

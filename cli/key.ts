@@ -68,6 +68,8 @@ const ROLE_OF_PURPOSE: Readonly<Record<string, string>> = {
   timestamp: 'timestamp',
   tuf: 'trust',
   caCertificate: 'root',
+  certificateRequest: 'ca',
+  ceremonyStatement: 'operator',
   accountHead: 'account',
 }
 const ROLES = [...new Set(Object.values(ROLE_OF_PURPOSE))]

@@ -34,6 +34,31 @@ export interface CaCertificateRequest {
   readonly tbsDer: Uint8Array
 }
 
+export interface CertificateRequestRequest {
+  /** A key with the purpose `certificateRequest`. */
+  readonly key: string
+  /** What the certificate is to be named; the authority decides. */
+  readonly organization: string
+  readonly commonName: string
+}
+
+/** An operator's approval of a plan, or a witness's statement about a transcript. */
+export type CeremonyStatementRequest = {
+  /** A key with the purpose `ceremonyStatement`. */
+  readonly key: string
+  readonly ceremony: string
+  /** The operator's or witness's name in the plan. */
+  readonly name: string
+  /** 32 bytes. */
+  readonly planSha256: Uint8Array
+} & ({ readonly act: 'approve' } | { readonly act: 'witness'; readonly lines: number; readonly head: Uint8Array })
+
+/** `statement` as the agent wrote it, with its clock, and the signature over its UTF-8. */
+export interface SignedStatement {
+  readonly statement: string
+  readonly signature: Uint8Array
+}
+
 export interface UnlatchRequest {
   /** `token:<name>`, `key:<name>` or `origin:<origin>`. */
   readonly latch: string
@@ -138,6 +163,10 @@ export interface AdminAgent extends SigningAgent {
   generateKey(request: GenerateKeyRequest): Promise<GeneratedKey>
   /** Signature over a CA's or a timestamp authority's TBSCertificate. */
   caCertificate(request: CaCertificateRequest): Promise<Uint8Array>
+  /** A PKCS#10 request, DER, by which a key asks another machine's authority for a certificate. */
+  certificateRequest(request: CertificateRequestRequest): Promise<Uint8Array>
+  /** An approval or a witness's statement for a ceremony. */
+  ceremonyStatement(request: CeremonyStatementRequest): Promise<SignedStatement>
   /** Every configured token. Answers also while none is connected. */
   tokens(): Promise<readonly TokenDetails[]>
   latches(): Promise<readonly LatchedName[]>

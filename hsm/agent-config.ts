@@ -282,6 +282,8 @@ const PURPOSE_SETS: readonly (readonly KeyPurpose[])[] = [
   ['timestamp'],
   ['tuf'],
   ['caCertificate'],
+  ['certificateRequest'],
+  ['ceremonyStatement'],
   ['accountHead'],
 ]
 

@@ -4,10 +4,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { emptyRoot, parseNote, verifyCheckpoint } from '#tlog'
 import {
   OID,
+  parseCsr,
+  parseName,
   parseTbsCertificate,
   sctSignatureInput,
   serializeSct,
   treeHeadSignatureInput,
+  verifyCsr,
   withoutExtension,
 } from '#x509'
 import {
@@ -25,6 +28,7 @@ import {
   type Installation,
 } from './agent.fixture.ts'
 import type { AdminAgent } from './administration.ts'
+import { parseStatement } from './ceremony-statement.ts'
 import { HsmError, type Purpose } from './signing.ts'
 import type { SpawnedAgent } from './spawn.ts'
 
@@ -47,6 +51,20 @@ async function holds(key: string, message: Uint8Array, signature: Uint8Array): P
   const { spkiDer, kind } = await agent.key(key)
   const publicKey = createPublicKey({ key: Buffer.from(spkiDer), format: 'der', type: 'spki' })
   return verify(kind === 'P-384' ? 'sha384' : 'sha256', message, publicKey, signature)
+}
+
+function textOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('latin1')
+}
+
+function approval() {
+  return {
+    key: 'operator',
+    act: 'approve',
+    ceremony: 'root-2026',
+    name: 'alice',
+    planSha256: sha256(Buffer.from('a plan')),
+  } as const
 }
 
 /** `code reason` of a refusal. */
@@ -117,6 +135,28 @@ describe('every purpose signs, and the signature holds over what the specificati
     expect(await holds('ct', treeHeadSignatureInput(0, timestampMs, emptyRoot()), signature)).toBe(true)
   })
 
+  test('certificate request: the key itself, a name and nothing else', async () => {
+    const der = await agent.certificateRequest({ key: 'new-ca', organization: 'Müller & Söhne', commonName: 'New CA' })
+    const csr = parseCsr(der)
+    verifyCsr(csr)
+    expect(csr.publicKey.spkiDer).toEqual(need(installation.keys['new-ca']).spkiDer)
+    expect(parseName(csr.subjectDer)).toEqual([
+      { type: 'O', value: 'Müller & Söhne' },
+      { type: 'CN', value: 'New CA' },
+    ])
+  })
+
+  test("an operator's statement, with the agent's clock", async () => {
+    const head = sha256(Buffer.from('a transcript'))
+    for (const request of [approval(), { ...approval(), act: 'witness', lines: 12, head } as const]) {
+      const { statement, signature } = await agent.ceremonyStatement(request)
+      expect(await holds('operator', Buffer.from(statement), signature)).toBe(true)
+      const said = need(parseStatement(statement))
+      expect(said).toMatchObject({ act: request.act, ceremony: 'root-2026', name: 'alice' })
+      expect(Math.abs(said.atMs - Date.now())).toBeLessThan(60_000)
+    }
+  })
+
   test('hundreds of requests at once, each with its own answer', async () => {
     const requests = Array.from({ length: 300 }, (_, i) => ({ ...setRequest(), logIndex: i }))
     const { keyId } = await agent.key('rekor-v1')
@@ -141,6 +181,10 @@ describe("every purpose refuses every other purpose's bytes", () => {
       set: Buffer.from(JSON.stringify({ body: 'e30=', integratedTime: 1, logID: 'ab', logIndex: 0 })),
       timestamp: timestampRequest().signedAttributesDer,
       tuf: tufPayload({ version: 1 }),
+      certificateRequest: parseCsr(
+        await agent.certificateRequest({ key: 'new-ca', organization: 'Example', commonName: 'New CA' }),
+      ).tbsDer,
+      ceremonyStatement: Buffer.from((await agent.ceremonyStatement(approval())).statement),
     }
   }
 
@@ -151,7 +195,7 @@ describe("every purpose refuses every other purpose's bytes", () => {
     treeHead: (key, bytes) => [
       agent.treeHead({
         key,
-        origin: Buffer.from(bytes).toString('latin1'),
+        origin: textOf(bytes),
         size: 1,
         rootHash: sha256(bytes),
         timestampMs: Date.now(),
@@ -174,6 +218,15 @@ describe("every purpose refuses every other purpose's bytes", () => {
     tuf: (key, payload) => [
       agent.tuf({ key, role: 'timestamp', payload }),
       agent.tuf({ key, role: 'snapshot', payload }),
+    ],
+    certificateRequest: (key, bytes) => [
+      agent.certificateRequest({ key, organization: 'Example', commonName: textOf(bytes) }),
+      agent.certificateRequest({ key, organization: textOf(bytes), commonName: 'New CA' }),
+    ],
+    ceremonyStatement: (key, bytes) => [
+      agent.ceremonyStatement({ ...approval(), key, name: textOf(bytes) }),
+      agent.ceremonyStatement({ ...approval(), key, ceremony: textOf(bytes) }),
+      agent.ceremonyStatement({ ...approval(), key, planSha256: bytes }),
     ],
   }
   const purposes = Object.keys(sendings) as Purpose[] // the keys of the table above
@@ -204,6 +257,10 @@ describe("every purpose refuses every other purpose's bytes", () => {
     expect(await refusal(signing.caCertificate({ key: 'root-ca', tbsDer: parseTbsOf(installation.rootDer) }))).toBe(
       'refused unknown_method',
     )
+    expect(
+      await refusal(signing.certificateRequest({ key: 'new-ca', organization: 'Example', commonName: 'New CA' })),
+    ).toBe('refused unknown_method')
+    expect(await refusal(signing.ceremonyStatement(approval()))).toBe('refused unknown_method')
     expect(await refusal(signing.generateKey({ token: 'online', label: 'x', kind: 'P-256' }))).toBe(
       'refused unknown_method',
     )

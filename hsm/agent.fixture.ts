@@ -36,6 +36,8 @@ export const KEY_OF: Readonly<Record<Purpose, string>> = {
   timestamp: 'tsa',
   tuf: 'tuf-online',
   caCertificate: 'root-ca',
+  certificateRequest: 'new-ca',
+  ceremonyStatement: 'operator',
 }
 
 export const ORIGIN = { ct: 'ct.test', 'rekor-v1': 'rekor-v1.test - 7', 'rekor-v2': 'rekor-v2.test' } as const
@@ -64,6 +66,8 @@ const KIND_OF: Readonly<Record<string, KeyKind>> = {
   'rekor-v2': 'P-256',
   tsa: 'P-256',
   'tuf-online': 'P-256',
+  'new-ca': 'P-256',
+  operator: 'P-256',
 }
 
 /** A token of SoftHSM in `folder`, as an agent's configuration names it. */
@@ -131,6 +135,8 @@ export async function install(
       'rekor-v2': key('rekor-v2', ['treeHead'], { origin: ORIGIN['rekor-v2'], style: 'tlog' }),
       tsa: key('tsa', ['timestamp']),
       'tuf-online': key('tuf-online', ['tuf'], { tufRoles: ['snapshot', 'timestamp'] }),
+      'new-ca': key('new-ca', ['certificateRequest']),
+      operator: key('operator', ['ceremonyStatement']),
     },
   }
   writeFileSync(configPath, stringify(whole))

@@ -62,6 +62,8 @@ const DESTINED_FOR_DESK: readonly string[] = [
   'timestamp',
   'tuf',
   'caCertificate',
+  'certificateRequest',
+  'ceremonyStatement',
   'accountHead',
 ] satisfies readonly SignedPurpose[]
 

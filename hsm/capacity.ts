@@ -22,6 +22,8 @@ const CLAIMS: Readonly<Record<SignedPurpose, Claim>> = {
   treeHead: { rank: 0, leavesFree: 0, share: 1 },
   certificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
   caCertificate: { rank: 1, leavesFree: 1 / 16, share: 1 },
+  certificateRequest: { rank: 1, leavesFree: 1 / 16, share: 1 / 16 },
+  ceremonyStatement: { rank: 1, leavesFree: 1 / 16, share: 1 / 16 },
   accountHead: { rank: 1, leavesFree: 1 / 16, share: 1 / 16 },
   sct: { rank: 2, leavesFree: 1 / 8, share: 1 },
   set: { rank: 2, leavesFree: 1 / 8, share: 1 },

@@ -7,6 +7,7 @@ import type {
   KeyRecord,
   LatchedName,
   RestoredKey,
+  SignedStatement,
   TokenDetails,
   TokenObject,
   WrappedKey,
@@ -236,6 +237,14 @@ class AgentClient implements AdminAgent {
 
   async caCertificate(request: Parameters<AdminAgent['caCertificate']>[0]): Promise<Uint8Array> {
     return signatureIn(await this.#call('caCertificate', { ...request }))
+  }
+
+  async certificateRequest(request: Parameters<AdminAgent['certificateRequest']>[0]): Promise<Uint8Array> {
+    return signatureIn(await this.#call('certificateRequest', { ...request }))
+  }
+
+  async ceremonyStatement(request: Parameters<AdminAgent['ceremonyStatement']>[0]): Promise<SignedStatement> {
+    return (await this.#call('ceremonyStatement', { ...request })) as unknown as SignedStatement
   }
 
   async status(): Promise<AgentStatus> {

@@ -10,4 +10,5 @@ export { probeModule, type Probed, type ProbedToken, type ProbeRequest } from '.
 export { MODULE_ENVIRONMENT, type ModuleSettings, type ModuleVariable } from './module-settings.ts'
 export { KEY_KINDS, KINDS_OF, isKeyKind } from './key-kinds.ts'
 export { type Confirmation, monotonicMs, STEP_TOLERANCE_MS, SteadyClock } from './clock.ts'
+export { CEREMONY_NAME, type CeremonyStatement, formatStatement, parseStatement } from './ceremony-statement.ts'
 export { parseKeyUri } from './pkcs11-uri.ts'

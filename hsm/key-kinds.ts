@@ -99,11 +99,14 @@ const AUTHORITY: readonly KeyKind[] = ['P-256', 'P-384', 'rsa-2048', 'rsa-3072',
 /**
  * What clients take (docs/hsm/README.md tells why for each refusal). Logs: sigstore-js knows no RSA or P-384 log,
  * policy-controller ECDSA alone. Authorities: sigstore-python refuses Ed25519. Timestamps: sigstore-js maps ECDSA alone.
- * TUF: python-tuf and tuf-js disagree on P-384, and RSA means PSS there. Witnesses: mostly Ed25519 alone.
+ * TUF: python-tuf and tuf-js disagree on P-384, and RSA means PSS there. Witnesses: mostly Ed25519 alone. What a ceremony's
+ * operators sign is read by us alone.
  */
 export const KINDS_OF: Readonly<Record<KeyPurpose, readonly KeyKind[]>> = {
   certificate: AUTHORITY,
   caCertificate: AUTHORITY,
+  certificateRequest: AUTHORITY,
+  ceremonyStatement: KEY_KINDS,
   treeHead: ['P-256'],
   witnessHead: ['ed25519'],
   sct: ['P-256'],

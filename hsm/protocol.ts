@@ -30,6 +30,8 @@ export const ADMIN_METHODS = [
   'wrapKey',
   'unwrapKey',
   'caCertificate',
+  'certificateRequest',
+  'ceremonyStatement',
   'generateKey',
   'destroyKey',
   'unlatch',

@@ -14,6 +14,8 @@ import type { HsmModule } from './module.ts'
 import { checkAccountHead } from './purposes/account-head.ts'
 import { checkCaCertificate } from './purposes/ca-certificate.ts'
 import { checkCertificate } from './purposes/certificate.ts'
+import { checkCertificateRequest } from './purposes/certificate-request.ts'
+import { checkCeremonyStatement } from './purposes/ceremony-statement.ts'
 import { sha256, type Check, type CheckContext, type Fields, type Statement } from './purposes/purpose.ts'
 import { checkSct } from './purposes/sct.ts'
 import { checkSet } from './purposes/set.ts'
@@ -32,6 +34,8 @@ const CHECKS: Readonly<Record<SignedPurpose, Check>> = {
   timestamp: checkTimestamp,
   tuf: checkTuf,
   caCertificate: checkCaCertificate,
+  certificateRequest: checkCertificateRequest,
+  ceremonyStatement: checkCeremonyStatement,
   accountHead: checkAccountHead,
 }
 

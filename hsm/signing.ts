@@ -37,7 +37,16 @@ export class HsmError extends Error {
 export type KeyKind = 'P-256' | 'P-384' | 'rsa-2048' | 'rsa-3072' | 'rsa-4096' | 'ed25519'
 
 /** What may be asked of a key. */
-export type Purpose = 'certificate' | 'treeHead' | 'sct' | 'set' | 'timestamp' | 'tuf' | 'caCertificate'
+export type Purpose =
+  | 'certificate'
+  | 'treeHead'
+  | 'sct'
+  | 'set'
+  | 'timestamp'
+  | 'tuf'
+  | 'caCertificate'
+  | 'certificateRequest'
+  | 'ceremonyStatement'
 
 /** Whatever is signed on request; a head of the account is asked for without any data. */
 export type SignedPurpose = Purpose | 'accountHead'

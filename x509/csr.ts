@@ -6,6 +6,8 @@ import { parseSpki, type PublicKey } from './spki.ts'
 
 export interface ParsedCsr {
   readonly publicKey: PublicKey
+  /** Name in DER; nobody has proved it. */
+  readonly subjectDer: Uint8Array
   /** CertificationRequestInfo as it was signed. */
   readonly tbsDer: Uint8Array
   readonly signatureAlgorithmOid: string
@@ -26,12 +28,12 @@ export function parseCsr(der: Uint8Array): ParsedCsr {
 
     const info = readSequence(tbsDer)
     if (info.integer() !== 0n) throw new X509Error('malformed_csr', 'csr: version is not 1')
-    info.sequence()
+    const subjectDer = info.raw()
     const publicKey = parseSpki(info.raw())
     info.read(0xa0)
     info.end()
     const hash = SIGNATURE_ALGORITHMS[signatureAlgorithmOid]?.hash
-    return { publicKey, tbsDer, signatureAlgorithmOid, signature, ...(hash === undefined ? {} : { hash }) }
+    return { publicKey, subjectDer, tbsDer, signatureAlgorithmOid, signature, ...(hash === undefined ? {} : { hash }) }
   })
 }
 

@@ -4,14 +4,15 @@
  * (certificates). Against it, and against the logs, the agent's own account is compared: a use that stands in neither
  * came by another way.
  *
- * A line is written before the agent is asked, so a process that is killed leaves no use of its own unknown. It is made
- * durable every second: a loss of power may take that long with it.
+ * A line is durable before the agent is asked, so neither a kill nor a loss of power leaves a use of its own unknown. All
+ * lines that wait are made durable together, and the next ones meanwhile wait for the next time.
  */
 import { hash } from 'node:crypto'
 import {
   closeSync,
   fdatasync,
   fstatSync,
+  fsyncSync,
   ftruncateSync,
   mkdirSync,
   openSync,
@@ -27,14 +28,13 @@ import type { SignedTreeHead, SigningAgent, TreeHeadRequest } from './signing.ts
 /** Digests of one key are in one file, 32 bytes each. */
 const SUFFIX = '.uses'
 
-const SYNC_MS = 1000
-
 export class UseJournal {
   readonly #folder: string
   readonly #onFault: (error: unknown) => void
   readonly #files = new Map<string, number>()
   readonly #unsynced = new Set<number>()
-  #timer: NodeJS.Timeout | undefined
+  #waiting: (() => void)[] = []
+  #syncing = false
 
   /** `onFault`: a line could not be written; the use is signed for all the same, and will be found unknown. */
   constructor(folder: string, onFault: (error: unknown) => void = () => undefined) {
@@ -42,23 +42,26 @@ export class UseJournal {
     this.#onFault = onFault
   }
 
-  /** Notes that `key` is asked to sign this message. */
-  note(key: string, message: Uint8Array): void {
+  /** Notes that `key` is asked to sign this message; resolves when the line is durable, or could not be made so. */
+  async note(key: string, message: Uint8Array): Promise<void> {
     try {
       const file = this.#fileOf(key)
       writeSync(file, hash('sha256', message, 'buffer'))
       this.#unsynced.add(file)
-      this.#timer ??= setTimeout(() => this.#sync(), SYNC_MS).unref()
     } catch (error) {
-      this.#onFault(error)
+      return this.#onFault(error)
     }
+    await new Promise<void>((resolve) => {
+      this.#waiting.push(resolve)
+      if (!this.#syncing) this.#sync()
+    })
   }
 
   close(): void {
-    clearTimeout(this.#timer)
     for (const file of this.#files.values()) closeSync(file)
     this.#files.clear()
     this.#unsynced.clear()
+    for (const resolve of this.#waiting.splice(0)) resolve()
   }
 
   #fileOf(key: string): number {
@@ -69,15 +72,30 @@ export class UseJournal {
       // A line that a loss of power cut would shift all that follow.
       const { size } = fstatSync(file)
       ftruncateSync(file, size - (size % 32))
+      const folder = openSync(this.#folder, 'r')
+      fsyncSync(folder)
+      closeSync(folder)
       this.#files.set(key, file)
     }
     return file
   }
 
   #sync(): void {
-    this.#timer = undefined
-    for (const file of this.#unsynced) fdatasync(file, (error) => error && this.#onFault(error))
+    const files = [...this.#unsynced]
+    const waiting = this.#waiting.splice(0)
     this.#unsynced.clear()
+    this.#syncing = true
+    let left = files.length
+    for (const file of files) {
+      fdatasync(file, (error) => {
+        // Closed meanwhile: whoever waited has been let go.
+        if (error && this.#files.size > 0) this.#onFault(error)
+        if (--left > 0) return
+        this.#syncing = false
+        for (const resolve of waiting) resolve()
+        if (this.#waiting.length > 0) this.#sync()
+      })
+    }
   }
 }
 
@@ -104,21 +122,21 @@ export const WITNESS_SUFFIX = '+witness'
 export function recordUses(agent: SigningAgent, journal: UseJournal): SigningAgent {
   const noting: Partial<SigningAgent> = {
     certificate: async (request) => {
-      journal.note(request.key, request.tbsDer)
+      await journal.note(request.key, request.tbsDer)
       return await agent.certificate(request)
     },
     timestamp: async (request) => {
-      journal.note(request.key, request.signedAttributesDer)
+      await journal.note(request.key, request.signedAttributesDer)
       return await agent.timestamp(request)
     },
     tuf: async (request) => {
-      journal.note(request.key, request.payload)
+      await journal.note(request.key, request.payload)
       return await agent.tuf(request)
     },
     treeHead: async (request) => {
-      noteHead(journal, request)
+      await noteHead(journal, request)
       const signed = await agent.treeHead(request)
-      if (request.freeze === true) noteFrozen(journal, request.key, signed)
+      if (request.freeze === true) await noteFrozen(journal, request.key, signed)
       return signed
     },
   }
@@ -133,17 +151,22 @@ export function recordUses(agent: SigningAgent, journal: UseJournal): SigningAge
 }
 
 /** Which of the two forms is signed is the agent's configuration; noting a digest of the other one excuses nothing. */
-function noteHead(journal: UseJournal, request: TreeHeadRequest): void {
+async function noteHead(journal: UseJournal, request: TreeHeadRequest): Promise<void> {
   const { key, origin, size, rootHash, timestampMs, witnessed = false } = request
   const body = (name: string) =>
     new TextEncoder().encode(formatCheckpoint({ origin: name, size, rootHash, extensions: [] }))
-  journal.note(key, body(origin))
-  journal.note(key, treeHeadSignatureInput(size, timestampMs, rootHash))
-  if (witnessed) journal.note(`${key}${WITNESS_SUFFIX}`, body(witnessOrigin(origin)))
+  await Promise.all([
+    journal.note(key, body(origin)),
+    journal.note(key, treeHeadSignatureInput(size, timestampMs, rootHash)),
+    ...(witnessed ? [journal.note(`${key}${WITNESS_SUFFIX}`, body(witnessOrigin(origin)))] : []),
+  ])
 }
 
 /** The last head of a log says when it was frozen, which the agent decides. */
-function noteFrozen(journal: UseJournal, key: string, { note, witnessNote = '' }: SignedTreeHead): void {
-  if (note !== '') journal.note(key, new TextEncoder().encode(parseNote(note).text))
-  if (witnessNote !== '') journal.note(`${key}${WITNESS_SUFFIX}`, new TextEncoder().encode(parseNote(witnessNote).text))
+async function noteFrozen(journal: UseJournal, key: string, { note, witnessNote = '' }: SignedTreeHead): Promise<void> {
+  const text = (signed: string) => new TextEncoder().encode(parseNote(signed).text)
+  await Promise.all([
+    ...(note === '' ? [] : [journal.note(key, text(note))]),
+    ...(witnessNote === '' ? [] : [journal.note(`${key}${WITNESS_SUFFIX}`, text(witnessNote))]),
+  ])
 }

@@ -15,7 +15,12 @@ export function replaceDurably(path: string, text: string): void {
     closeSync(part)
   }
   renameSync(`${path}.part`, path)
-  const folder = openSync(dirname(path), 'r')
+  syncFolder(dirname(path))
+}
+
+/** Makes the names in a folder durable: what was renamed or removed there stays so. */
+export function syncFolder(path: string): void {
+  const folder = openSync(path, 'r')
   try {
     fsyncSync(folder)
   } finally {

@@ -118,6 +118,7 @@ const schema = z.strictObject({
           log: roleSocketSchema.describe('tree heads, SCTs, SETs'),
           timestamp: roleSocketSchema.describe('timestamps'),
           trust: roleSocketSchema.describe('TUF metadata'),
+          audit: roleSocketSchema.describe('the account of key uses, and its signed head'),
         })
         .default({})
         .describe('a socket for each role of services, so that none can speak for another'),

@@ -43,15 +43,9 @@ function join(connected: ReadonlyMap<Role, SigningAgent>): SigningAgent {
     timestamp: async (request) => await of('timestamp').timestamp(request),
     tuf: async (request) => await of('trust').tuf(request),
     tufVersions: async (request) => await of('trust').tufVersions(request),
-    account: async () => {
-      throw new HsmError('refused', 'no_socket', 'no socket of a role tells of the account: ask the admin socket')
-    },
-    useDigests: async () => {
-      throw new HsmError('refused', 'no_socket', 'no socket of a role tells of the account: ask the admin socket')
-    },
-    accountHead: async () => {
-      throw new HsmError('refused', 'no_socket', 'no socket of a role tells of the account: ask the admin socket')
-    },
+    account: async (request) => await of('audit').account(request),
+    useDigests: async (request) => await of('audit').useDigests(request),
+    accountHead: async (request) => await of('audit').accountHead(request),
     status: async () => mergedStatus(await Promise.all(agents.map((agent) => agent.status()))),
     close: async () => {
       await Promise.all(agents.map((agent) => agent.close()))

@@ -97,6 +97,7 @@ const HOLDERS: Readonly<Record<string, SocketName>> = {
   'the logs': 'log',
   'the timestamp authority': 'timestamp',
   'the trust root': 'trust',
+  'who reads the account': 'audit',
   'one process with all services': 'signing',
   'an operator': 'admin',
 }
@@ -148,6 +149,7 @@ const METHODS: Readonly<Record<Role, readonly string[]>> = {
   log: ['treeHead', 'sct', 'set', 'guardedHead', 'reportHead'],
   timestamp: ['timestamp'],
   trust: ['tuf', 'tufVersions'],
+  audit: ['account', 'useDigests', 'accountHead'],
 }
 
 describe.each(ROLES)('the socket of the role %s', (role) => {
@@ -184,6 +186,7 @@ function keysOf(role: Role): string[] {
     log: ['ct', 'rekor-v1', 'rekor-v2'],
     timestamp: ['tsa'],
     trust: ['tuf-online'],
+    audit: [],
   }[role]
 }
 

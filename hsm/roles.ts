@@ -5,7 +5,7 @@
 import { HsmError, type AgentStatus, type KeyPurpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
 
-export type Role = 'ca' | 'log' | 'timestamp' | 'trust'
+export type Role = 'ca' | 'log' | 'timestamp' | 'trust' | 'audit'
 
 /** No role signs CA certificates or administers: that is the admin socket's. */
 export const PURPOSES_OF_ROLE: Readonly<Record<Role, readonly KeyPurpose[]>> = {
@@ -13,6 +13,7 @@ export const PURPOSES_OF_ROLE: Readonly<Record<Role, readonly KeyPurpose[]>> = {
   log: ['treeHead', 'witnessHead', 'sct', 'set'],
   timestamp: ['timestamp'],
   trust: ['tuf'],
+  audit: ['accountHead'],
 }
 
 /** What a role may ask of its keys beside signatures. */
@@ -21,6 +22,12 @@ const QUESTIONS_OF_ROLE: Readonly<Record<Role, readonly string[]>> = {
   log: ['guardedHead', 'reportHead'],
   timestamp: [],
   trust: ['tufVersions'],
+  audit: [],
+}
+
+/** What a role may ask that names no key. */
+const ACCOUNTS_OF_ROLE: Partial<Readonly<Record<Role, readonly string[]>>> = {
+  audit: ['account', 'useDigests'],
 }
 
 export const ROLES = Object.keys(PURPOSES_OF_ROLE) as readonly Role[] // the keys of the record above
@@ -47,7 +54,7 @@ export class RoleScope {
 
   /** Throws `refused` unless the role has this method and the key that `argument` names; another role's is `unknown_key`. */
   check(method: string, argument: WireValue): void {
-    if (method === 'status') return
+    if (method === 'status' || ACCOUNTS_OF_ROLE[this.#role]?.includes(method) === true) return
     const offered = ['key', ...PURPOSES_OF_ROLE[this.#role], ...QUESTIONS_OF_ROLE[this.#role]]
     if (!offered.includes(method)) {
       throw new HsmError('refused', 'wrong_socket', `${method} is not for the socket of the role ${this.#role}`)

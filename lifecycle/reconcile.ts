@@ -114,9 +114,13 @@ async function readAccount(
     }
   } catch (error) {
     if (!(error instanceof HsmError) || error.code !== 'refused') throw error
-    throw new OperatorError('account_untold', `${error.message}; this needs agent.spawn or agent.socket`, {
-      cause: error,
-    })
+    throw new OperatorError(
+      'account_untold',
+      `${error.message}; this needs agent.spawn, agent.socket or agent.sockets.audit`,
+      {
+        cause: error,
+      },
+    )
   }
   return { lines, headHash }
 }

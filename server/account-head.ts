@@ -17,7 +17,8 @@ export async function watchAccountHead(
   logger: Logger,
 ): Promise<() => Promise<void>> {
   const { key, headMinutes } = parts.loaded.config.account
-  if (key === undefined || 'sockets' in parts.loaded.config.agent) return async () => undefined
+  const { agent } = parts.loaded.config
+  if (key === undefined || ('sockets' in agent && agent.sockets.audit === undefined)) return async () => undefined
   let last: Promise<void> = Promise.resolve()
   const submit = async () => {
     last = last.then(async () => {

@@ -140,6 +140,7 @@ const schema = z.strictObject({
             log: path.optional(),
             timestamp: path.optional(),
             trust: path.optional(),
+            audit: path.optional().describe('the account of key uses: reconcile and its signed head need it'),
           })
           .describe('sockets of the roles of such an agent; those of the services that run here'),
       }),

@@ -237,9 +237,9 @@ async function openAgent(loaded: LoadedConfig, logger: Logger): Promise<SigningA
   if ('socket' in agent) return await connectAgent({ socketPath: loaded.resolve(agent.socket) }, { deadlineMs })
   if ('sockets' in agent) {
     const at = (path: string | undefined) => (path === undefined ? undefined : loaded.resolve(path))
-    const { ca, log, timestamp, trust } = agent.sockets
+    const { ca, log, timestamp, trust, audit } = agent.sockets
     return await connectRoleAgents(
-      { ca: at(ca), log: at(log), timestamp: at(timestamp), trust: at(trust) },
+      { ca: at(ca), log: at(log), timestamp: at(timestamp), trust: at(trust), audit: at(audit) },
       { deadlineMs },
     )
   }

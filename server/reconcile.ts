@@ -91,7 +91,8 @@ const FIRST_MS = 10 * 60_000
 /** Compares regularly; returns a function that stops. */
 export function watchReconciled(parts: Parts, logger: Logger): () => void {
   const { reconcileHours } = parts.loaded.config.account
-  if (reconcileHours === 0 || 'sockets' in parts.loaded.config.agent) return () => undefined
+  const { agent } = parts.loaded.config
+  if (reconcileHours === 0 || ('sockets' in agent && agent.sockets.audit === undefined)) return () => undefined
   const stop = new AbortController()
   const everyMs = reconcileHours * 3_600_000
   let timer: NodeJS.Timeout

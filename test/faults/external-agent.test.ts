@@ -29,7 +29,7 @@ const EMAIL = 'apart@example.test'
 const AGENT: OtherUser = { uid: 64_010, gid: 64_010, groups: [] }
 /** Certificates a minute: more than the first tests want. */
 const CAP = 10
-const ROLES = ['ca', 'log', 'timestamp', 'trust'] as const
+const ROLES = ['ca', 'log', 'timestamp', 'trust', 'audit'] as const
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-apart-'))
 const dataDir = join(scratch, 'data')
@@ -131,6 +131,14 @@ const SIGNED = [200, 201, 201, 200]
 test('every service signs through the socket of its role', async () => {
   expect(await everyService('first')).toEqual(SIGNED)
   expect(succeeded(await runChancery(['status', '--data', dataDir])).stdout).toMatch(/issuing-ca[\s\S]*tsa/)
+})
+
+test('the account is compared through a socket of its own, and its head is signed', async () => {
+  const { stdout } = succeeded(await runChancery(['audit', 'reconcile', '--json', '--data', dataDir]))
+  const found = JSON.parse(stdout) as { unknownTotal: number; unaccountedTotal: number; account: { lines: number } }
+  expect(found).toMatchObject({ unknownTotal: 0, unaccountedTotal: 0 })
+  expect(found.account.lines).toBeGreaterThan(4)
+  expect(readdirSync(join(dataDir, 'anchors/account'))).toContain('account.pub')
 })
 
 test('the agent is killed and started again; the server finds it by itself', async () => {

@@ -1,6 +1,7 @@
 export {
   type EntryWithProof,
   parseBundle,
+  parseTrustedRoot,
   Refusal,
   type RefusalCode,
   refuseContradictions,

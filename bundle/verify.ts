@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { bundleFromJSON, isBundleWithDsseEnvelope, isBundleWithPublicKey, type Bundle } from '@sigstore/bundle'
-import type { TrustedRoot } from '@sigstore/protobuf-specs'
+import { TrustedRoot } from '@sigstore/protobuf-specs'
 import { toSignedEntity, toTrustMaterial, VerificationError, Verifier } from '@sigstore/verify'
 import { parseCheckpoint, parseNote, TlogError } from '#tlog'
 
@@ -55,6 +55,11 @@ export function parseBundle(text: string): Bundle {
   } catch (cause) {
     throw new Refusal('malformed_bundle', cause instanceof Error ? cause.message : 'not a bundle', { cause })
   }
+}
+
+/** Reads trusted_root.json, parsed. Throws what the library throws. */
+export function parseTrustedRoot(json: unknown): TrustedRoot {
+  return TrustedRoot.fromJSON(json)
 }
 
 /**

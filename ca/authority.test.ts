@@ -4,7 +4,7 @@ import * as oracle from '@peculiar/x509'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { HsmError } from '#hsm'
 import { type IssuerPolicy, parseFulcioConfig } from '#policy'
-import { decodeFulcioExtensions, decodeSctList, OID, parseCertificate, parseSct } from '#x509'
+import { decodeFulcioExtensions, decodeSctList, OID, parseCertificate, parseSct, parseSpki } from '#x509'
 import { startIssuer, type TestIssuer } from '../test/support/oidc-issuer.ts'
 import { type SoftwareCa, type SoftwareLog, softwareCa, softwareLog } from '../test/support/software-ca.ts'
 import { type Authority, type AuthorityOptions, CaError, createAuthority, type IssuanceRequest } from './index.ts'
@@ -175,6 +175,22 @@ describe('issues a certificate', () => {
     for (const serial of serials) expect(serial).toMatch(/^[0-7][0-9a-f]{39}$/)
   })
 
+  test('to its canary, under a name that is fixed', async () => {
+    const by = await open({ canaryIdentity: 'https://sig.example/chancery/canary' })
+    const { certificate, chain } = await by.issueCanary(
+      parseSpki(client.publicKey.export({ type: 'spki', format: 'der' })),
+    )
+    expect(parseCertificate(certificate).subjectAltNames).toEqual([
+      { type: 'uri', value: 'https://sig.example/chancery/canary' },
+    ])
+    expect(decodeFulcioExtensions(parseCertificate(certificate))).toEqual({
+      issuer: 'https://sig.example/chancery/canary',
+    })
+    expect(chain).toEqual([certificate, ...ca.chain])
+    expect(log.entries).toHaveLength(1)
+    expect(ca.signed).toHaveLength(2)
+  })
+
   test('to an identity that a rule admits', async () => {
     const by = await open({ issuers: policies({ allow: [{ group: 'release' }] }) })
     await expect(by.issue(await request({ group: 'release' }))).resolves.toBeDefined()
@@ -221,6 +237,20 @@ describe('refuses, before the HSM or the log is asked,', () => {
     expect(await refusal(await request({ group: 'dev' }), by)).toBe('not_admitted')
     expect(await refusal(await request({ group: 'dev' }, 'other'), by)).toBe('invalid_signature')
     expect(ca.signed).toEqual([])
+  })
+
+  test('a token whose issuer is that of the canary, and a canary where there is none', async () => {
+    const by = await open({ canaryIdentity: issuer.url })
+    expect(await refusal(await request(), by)).toBe('invalid_identity_token')
+    const key = parseSpki(client.publicKey.export({ type: 'spki', format: 'der' }))
+    await expect(authority.issueCanary(key)).rejects.toMatchObject({ code: 'internal' })
+    await expect(
+      (await open({ canaryIdentity: 'x', refusal: () => 'the disk is full' })).issueCanary(key),
+    ).rejects.toMatchObject({
+      code: 'log_unavailable',
+    })
+    expect(ca.signed).toEqual([])
+    expect(log.entries).toEqual([])
   })
 
   test('whoever comes when the issuing certificate ends within the validity', async () => {

@@ -50,6 +50,8 @@ export interface AuthorityOptions {
   readonly maxInFlight?: number
   /** Why nothing is issued just now (retriable), or undefined: asked before each request. */
   readonly refusal?: () => string | undefined
+  /** The URL that is identity and issuer of `issueCanary`; no identity token gets a certificate that says so. */
+  readonly canaryIdentity?: string
 }
 
 export interface IssuanceRequest {
@@ -72,6 +74,11 @@ export interface Issued {
 export interface Authority {
   /** Rejects with `CaError`. When it resolves the certificate is in the log. */
   issue(request: IssuanceRequest): Promise<Issued>
+  /**
+   * A certificate for a key of our own, to try the whole way of a signature: nobody vouches for it, and its identity and
+   * issuer are `canaryIdentity`, whatever is asked. Everything else is as with `issue`, the log and the caps included.
+   */
+  issueCanary(key: PublicKey): Promise<Issued>
   /** DER, the issuing certificate first, the root last. */
   readonly chain: readonly Uint8Array[]
   readonly issuers: readonly IssuerPolicy[]
@@ -102,20 +109,22 @@ export async function createAuthority(options: AuthorityOptions): Promise<Author
     log: readLogKey(options),
   }
   let inFlight = 0
+  const bounded = async (issuing: () => Promise<Issued>): Promise<Issued> => {
+    if (inFlight >= maxInFlight) throw new CaError('busy', 'too many requests are under way')
+    // Before anything is signed: a precertificate that no log takes would be a use of the key for nothing.
+    const refusal = options.refusal?.()
+    if (refusal !== undefined) throw new CaError('log_unavailable', refusal)
+    inFlight++
+    try {
+      return await issuing()
+    } finally {
+      inFlight--
+    }
+  }
 
   return {
-    async issue(request) {
-      if (inFlight >= maxInFlight) throw new CaError('busy', 'too many requests are under way')
-      // Before anything is signed: a precertificate that no log takes would be a use of the key for nothing.
-      const refusal = options.refusal?.()
-      if (refusal !== undefined) throw new CaError('log_unavailable', refusal)
-      inFlight++
-      try {
-        return await issue(office, request)
-      } finally {
-        inFlight--
-      }
-    },
+    issue: async (request) => await bounded(() => issue(office, request)),
+    issueCanary: async (key) => await bounded(() => certify(office, canary(office, key))),
     chain: issuing.certificates,
     issuers,
     prefetch: () => verifier.prefetch(),
@@ -133,20 +142,32 @@ interface Office {
   readonly verifier: TokenVerifier<IssuerPolicy>
   readonly clock: () => number
   readonly randomBytes: (length: number) => Uint8Array
+  readonly canaryIdentity?: string
 }
 
 /** One certificate, in the order of the protocol: nothing is asked of log or HSM before everything about the request holds. */
 async function issue(office: Office, request: IssuanceRequest): Promise<Issued> {
   const token = await verifyToken(office, request.token)
-  const principal = identify(token)
+  const principal = identify(office, token)
   const key = parseRequestedKey(request.key)
   await requirePossession(key, principal.challenge)
   requirePermittedAlgorithm(key)
   admit(token)
+  return await certify(office, { issuer: token.issuer, principal, publicKey: key.publicKey, signal: request.signal })
+}
 
-  const wanted = profile(office, key.publicKey, principal)
+/** What follows once it is known who gets a certificate for which key. */
+interface Admitted {
+  readonly issuer: string
+  readonly principal: Principal
+  readonly publicKey: PublicKey
+  readonly signal?: AbortSignal | undefined
+}
+
+async function certify(office: Office, { issuer, principal, publicKey, signal }: Admitted): Promise<Issued> {
+  const wanted = profile(office, publicKey, principal)
   const prepared = prepare(wanted)
-  requirePresent(request.signal)
+  requirePresent(signal)
   const logged = await logPrecertificate(office, prepared)
   const certificate = await signTbs(office, prepared.certificateTbs([logged.sct]))
   checkOwnOutput(office, certificate, wanted, logged)
@@ -154,9 +175,15 @@ async function issue(office: Office, request: IssuanceRequest): Promise<Issued> 
     certificate,
     chain: [certificate, ...office.issuing.certificates],
     serialHex: Buffer.from(wanted.serial).toString('hex'),
-    issuer: token.issuer,
+    issuer,
     principal,
   }
+}
+
+function canary({ canaryIdentity: identity }: Office, publicKey: PublicKey): Admitted {
+  if (identity === undefined) throw new CaError('internal', 'the authority has no canary')
+  const subjectAltName = { type: 'uri', value: identity } as const
+  return { issuer: identity, principal: { subjectAltName, challenge: '', extensions: { issuer: identity } }, publicKey }
 }
 
 async function verifyToken({ verifier }: Office, token: string): Promise<VerifiedToken<IssuerPolicy>> {
@@ -168,9 +195,13 @@ async function verifyToken({ verifier }: Office, token: string): Promise<Verifie
   }
 }
 
-function identify(token: VerifiedToken<IssuerPolicy>): Principal {
+function identify({ canaryIdentity }: Office, token: VerifiedToken<IssuerPolicy>): Principal {
   try {
-    return principalFor(token.endpoint, token)
+    const principal = principalFor(token.endpoint, token)
+    if (canaryIdentity !== undefined && principal.extensions.issuer === canaryIdentity) {
+      throw new CaError('invalid_identity_token', 'the token names the issuer of the canary')
+    }
+    return principal
   } catch (cause) {
     if (!(cause instanceof PolicyError)) throw cause
     throw new CaError('invalid_identity_token', cause.message, { cause })

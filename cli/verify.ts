@@ -46,8 +46,8 @@ async function verify(file: string, options: VerifyOptions): Promise<void> {
 
 async function trustedRootOf(options: VerifyOptions): Promise<TrustedRoot> {
   if (options.trustedRoot !== undefined) {
-    const { TrustedRoot } = await import('@sigstore/protobuf-specs')
-    return TrustedRoot.fromJSON(JSON.parse(readFileSync(options.trustedRoot, 'utf8')))
+    const { parseTrustedRoot } = await import('#bundle')
+    return parseTrustedRoot(JSON.parse(readFileSync(options.trustedRoot, 'utf8')))
   }
   const { MirrorError, openMirror } = await import('./mirror.ts')
   if (options.mirror === undefined) {

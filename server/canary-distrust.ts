@@ -1,0 +1,65 @@
+/**
+ * What an operator has given up (`chancery distrust`): signatures of a key from a time on. Without this list the canary
+ * could not tell a window that was cut on purpose from one that was cut by mistake.
+ */
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+
+/** Signatures that this key made at `from` or later are given up. */
+export interface Distrusted {
+  /** Id of the trust item. */
+  readonly item: string
+  /** SHA-256, hex, of the item's first `der`. */
+  readonly key: string
+  readonly from: Date
+}
+
+const file = z.array(
+  z.strictObject({
+    item: z.string(),
+    key: z.string().regex(/^[0-9a-f]{64}$/),
+    from: z.iso.datetime().transform((text) => new Date(text)),
+  }),
+)
+
+export class DistrustedList {
+  readonly #folder: string
+
+  constructor(trustRootFolder: string) {
+    this.#folder = join(trustRootFolder, 'canaries')
+  }
+
+  /** Asked again it changes nothing; an earlier time than before replaces that. */
+  add(given: Distrusted): Distrusted {
+    const before = this.#read()
+    const known = before.find(({ key }) => key === given.key)
+    if (known !== undefined && known.from <= given.from) return known
+    const all = [...before.filter((one) => one !== known), given]
+    mkdirSync(this.#folder, { recursive: true, mode: 0o755 })
+    const path = join(this.#folder, DISTRUSTED_FILE)
+    writeFileSync(`${path}.part`, `${JSON.stringify(all, undefined, 2)}\n`, { flush: true })
+    renameSync(`${path}.part`, path)
+    return given
+  }
+
+  /** Keys whose signatures of this time are given up. */
+  keysAt(time: Date): ReadonlySet<string> {
+    return new Set(this.#read().flatMap(({ key, from }) => (from <= time ? [key] : [])))
+  }
+
+  #read(): readonly Distrusted[] {
+    const path = join(this.#folder, DISTRUSTED_FILE)
+    let text: string
+    try {
+      text = readFileSync(path, 'utf8')
+    } catch (error) {
+      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return []
+      throw error
+    }
+    return file.parse(JSON.parse(text))
+  }
+}
+
+/** Beside the canaries, whose names are times. */
+export const DISTRUSTED_FILE = 'distrusted.json'

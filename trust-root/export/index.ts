@@ -1,0 +1,1 @@
+export { type PublishedTrust, readPublished } from './published.ts'

@@ -164,6 +164,12 @@ export const CATALOGUE = {
   restore_without_guard: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
   // The trust root
   no_trust_root: { exit: EXIT.usage, severity: 'refusal', title: 'A server has no trust root' },
+  // The trust root
+  canary_failed: {
+    exit: EXIT.policy,
+    severity: 'refusal',
+    title: 'A signature of ours does not verify with the trust root',
+  },
   // Status, doctor and alert rules
   server_away: { exit: EXIT.locked, severity: 'page', title: 'No server answers' },
   agent_restarts: { exit: EXIT.hsm, severity: 'ticket', title: 'The HSM agent ended again and again' },

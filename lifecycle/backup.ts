@@ -336,8 +336,9 @@ async function trustRootFiles(folder: string, generation: string): Promise<strin
   const own = (await readdir(folder, { withFileTypes: true }))
     .filter((entry) => entry.isFile() && entry.name.endsWith('.json'))
     .map(({ name }) => name)
-  const published = await filesBelow(join(folder, generation))
-  return [...own, ...published.map((name) => `${generation}/${name}`)]
+  const below = async (name: string) => (await filesBelow(join(folder, name))).map((file) => `${name}/${file}`)
+  const canaries = (await isThere(join(folder, 'canaries'))) ? await below('canaries') : []
+  return [...own, ...canaries, ...(await below(generation))]
 }
 
 /** Whether the earlier backup's log is a beginning of this one, proved as to any auditor. */

@@ -236,6 +236,9 @@ const schema = z.strictObject({
         .optional()
         .describe('development only: agent configuration that opens the root token for re-signing'),
       defaultRekor: z.union([z.literal(1), z.literal(2)]).default(1),
+      cosign: path
+        .optional()
+        .describe('program that verifies before each publication, beside our own verifier; default: cosign in PATH, if any'),
     })
     .optional(),
   developmentIssuer: z.strictObject({ listen, url }).optional().describe('development only'),

@@ -32,6 +32,9 @@ import { isServed, listenAdmin } from './admin.ts'
 import { watchAccountHead } from './account-head.ts'
 import { type Anchors, isWitnessed, startAnchors } from './anchors.ts'
 import { backupVerb, watchBackupAge } from './backup.ts'
+import { Canaries } from './canary.ts'
+import { canaryIdentity, canaryPartsOf } from './canary-bundle.ts'
+import { canaryVerbs } from './canary-verbs.ts'
 import { type IssuingAgent, tellOfCap } from './cap-alarm.ts'
 import { timeSourcesOf, type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
@@ -78,6 +81,8 @@ export interface Parts {
   readonly authority?: Authority
   readonly timestamp?: TimestampAuthority
   readonly trustRoot?: TrustRoot
+  /** Beside a trust root. */
+  readonly canaries?: Canaries
   readonly anchors: Anchors
   readonly startedAt: Date
 }
@@ -208,7 +213,8 @@ async function openParts(
   closers.push(async () => await anchors.close())
   const authority = await openAuthority(loaded, { agent: tellOfCap(agent, alarms), clock, disk, logs, issuers })
   const timestamp = await openTimestampAuthority(loaded, { agent, clock })
-  const trustRoot = await openConfiguredTrustRoot(loaded, { agent, logger })
+  const canaries = canariesOf(loaded, logger)
+  const trustRoot = await openConfiguredTrustRoot(loaded, { agent, logger, canaries })
   if (trustRoot !== undefined) closers.push(async () => await trustRoot.close())
   return {
     loaded,
@@ -222,6 +228,7 @@ async function openParts(
     ...(authority && { authority }),
     ...(timestamp && { timestamp }),
     ...(trustRoot && { trustRoot }),
+    ...(canaries && { canaries }),
   }
 }
 
@@ -378,6 +385,7 @@ async function openAuthority(
     issuers,
     clock: clock.now,
     refusal: () => clock.fault() ?? disk.issuance(),
+    canaryIdentity: canaryIdentity(loaded.config.domain),
   })
 }
 
@@ -400,9 +408,20 @@ async function openTimestampAuthority(
   })
 }
 
+function canariesOf({ config, resolve }: LoadedConfig, logger: Logger): Canaries | undefined {
+  if (config.trustRoot === undefined) return undefined
+  const { folder, cosign } = config.trustRoot
+  return new Canaries({
+    folder: resolve(folder),
+    identity: canaryIdentity(config.domain),
+    cosign: cosign && resolve(cosign),
+    logger,
+  })
+}
+
 async function openConfiguredTrustRoot(
   loaded: LoadedConfig,
-  { agent, logger }: { agent: SigningAgent; logger: Logger },
+  { agent, logger, canaries }: { agent: SigningAgent; logger: Logger; canaries: Canaries | undefined },
 ): Promise<TrustRoot | undefined> {
   const { trustRoot } = loaded.config
   if (trustRoot === undefined) return undefined
@@ -427,6 +446,7 @@ async function openConfiguredTrustRoot(
     agent,
     keys: { root: trustRoot.rootKey, online: trustRoot.onlineKey },
     logger,
+    canary: async (candidate) => await canaries?.demand(candidate),
     ...withRootAgent,
   })
 }
@@ -456,6 +476,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   closers.push(async () => await checks.close())
   const services = new LogServices(parts, checks)
   mounts.push(...services.mounts())
+  parts.canaries?.connect(() => canaryPartsOf(parts, services, checks))
 
   const bound = new Set<string>()
   const serveAt = async (listenAt: string, sharing: readonly Mount[]): Promise<void> => {
@@ -494,6 +515,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     status: async () => await statusOf(parts),
     'publish-trust': async () => await parts.trustRoot?.publish(),
     ...trustVerbs(parts),
+    ...canaryVerbs(parts),
     backup: async (request) => await backupVerb(parts, request),
     reconcile: async (request) => await reconcileVerb(parts, request),
     logs: async () => await logLines(parts),

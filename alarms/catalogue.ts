@@ -162,6 +162,17 @@ export const CATALOGUE = {
   restore_other_history: { exit: EXIT.integrity, severity: 'refusal', title: 'Backup and guard hold two histories' },
   restore_other_key: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent has another key for a log' },
   restore_without_guard: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
+  // Ceremonies
+  ceremony_request_refused: {
+    exit: EXIT.integrity,
+    severity: 'refusal',
+    title: 'A request for a certificate is not sound',
+  },
+  ceremony_certificate_refused: {
+    exit: EXIT.integrity,
+    severity: 'refusal',
+    title: 'A certificate of an authority is not what was asked for',
+  },
   // The trust root
   no_trust_root: { exit: EXIT.usage, severity: 'refusal', title: 'A server has no trust root' },
   // The trust root

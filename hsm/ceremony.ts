@@ -75,7 +75,7 @@ export async function prepareAuthority(wish: AuthorityWish): Promise<Uint8Array>
       issuer: issuerName,
       ...validity(now, validityYears),
       publicKey,
-      signingKey: new CapturedKey(signingAlgorithm) as unknown as webcrypto.CryptoKey,
+      signingKey: new CapturedKey(signingAlgorithm),
       signingAlgorithm,
       extensions: [...PROFILES[profile](), ownIdentifier, ...(profile === 'root' ? [] : [issuerIdentifier])],
     },

@@ -12,11 +12,16 @@ export interface GenerateKeyRequest {
   readonly kind: KeyKind
   /** May be wrapped for a backup, under a key that the security officer trusts and no other; false unless told. */
   readonly backup?: boolean
+  /**
+   * CKA_ID, hex, of as many bytes as `TokenDetails.idBytes`: fixed by a caller that writes it down first, so that it finds
+   * the key again after a lost reply. `refused` `id_exists` if a private key on the token has it. Random unless told.
+   */
+  readonly idHex?: string
 }
 
 /** A key pair whose attributes were read back from the token and found to be what the template asked for. */
 export interface GeneratedKey {
-  /** CKA_ID: 16 random bytes, hex. */
+  /** CKA_ID, hex: as asked for, or as many random bytes as the token takes. */
   readonly idHex: string
   /** SubjectPublicKeyInfo, DER. */
   readonly spkiDer: Uint8Array
@@ -90,6 +95,8 @@ export interface TokenDetails {
   readonly sessions: { readonly open: number; readonly max: number }
   readonly memory: { readonly publicFree: number; readonly privateFree: number; readonly privateTotal: number }
   readonly pinLength: { readonly min: number; readonly max: number }
+  /** Bytes of a CKA_ID that it takes: 16, or what its kind is known for. */
+  readonly idBytes: number
   /** How far an interrupted `rotatePin` came, or empty. */
   readonly pinRotation: '' | 'intent' | 'set'
 }
@@ -157,9 +164,22 @@ export interface RaiseCapRequest {
   readonly minutes: number
 }
 
+/** What another reading of the configuration changed, by name. */
+export interface Reloaded {
+  readonly keys: { readonly added: readonly string[]; readonly dropped: readonly string[] }
+  readonly tokens: { readonly added: readonly string[]; readonly dropped: readonly string[] }
+  /** Configured, and not usable just now: `key:<name>` or `token:<name>`. */
+  readonly faults: readonly { readonly name: string; readonly message: string }[]
+  /** Settings that differ from those that the agent was started with. */
+  readonly needsRestart: readonly string[]
+}
+
 /** The agent as ceremonies and operators see it, on the admin socket. */
 export interface AdminAgent extends SigningAgent {
-  /** Makes a key pair on the token; not retried by itself, since a lost reply would leave a second key. */
+  /**
+   * Makes a key pair on the token; not retried by itself, since a lost reply would leave a second key. With `idHex` it may
+   * be asked again: refused `id_exists` once the key is there.
+   */
   generateKey(request: GenerateKeyRequest): Promise<GeneratedKey>
   /** Signature over a CA's or a timestamp authority's TBSCertificate. */
   caCertificate(request: CaCertificateRequest): Promise<Uint8Array>
@@ -196,6 +216,12 @@ export interface AdminAgent extends SigningAgent {
   unlatch(request: UnlatchRequest): Promise<void>
   /** Raises the cap on certificates of one key for a while; recorded in the account, kept over restarts. */
   raiseCap(request: RaiseCapRequest): Promise<{ readonly perMinute: number; readonly untilMs: number }>
-  /** Reads the configuration again: new keys appear. Tokens, sockets, state folder and module stay as they were. */
-  reload(): Promise<void>
+  /**
+   * Reads the configuration again while requests run. New keys and tokens are there when it resolves (`faults` names those
+   * that cannot be used), each new token with one login; those that stay are not logged in to again. Requests under way
+   * with a key that is gone are answered first; a token that is gone is logged out. Sockets, state folder and module stay
+   * as they were (`needsRestart`). Rejects `refused` (`bad_configuration`, `key_changed`, `token_changed`) and leaves the
+   * old configuration in force.
+   */
+  reload(): Promise<Reloaded>
 }

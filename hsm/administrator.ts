@@ -2,7 +2,8 @@
  * What the agent does beside signing: tells of its keys and tokens, and, for the admin channel alone, makes and destroys
  * keys, lifts latches and reads its configuration again. Each act that changes something is a line of the account.
  */
-import type { KeyRecord, TokenDetails, WrappedKey } from './administration.ts'
+import { isDeepStrictEqual } from 'node:util'
+import type { KeyRecord, Reloaded, TokenDetails, WrappedKey } from './administration.ts'
 import { loadAgentConfig, AgentConfigError, type AgentConfig, type TokenConfig } from './agent-config.ts'
 import type { AccountRow, AgentState } from './agent-state.ts'
 import { unwrapKey, wrapKey } from './key-backup.ts'
@@ -47,7 +48,8 @@ export class Administrator {
   readonly #desk: SigningDesk
   readonly #clockFault: () => string | undefined
   #config: AgentConfig
-  #rotation: Promise<void> = Promise.resolve()
+  /** Changes of tokens, one after the other. */
+  #turn: Promise<void> = Promise.resolve()
 
   constructor(parts: AdministratorParts) {
     this.#configPath = parts.configPath
@@ -56,6 +58,11 @@ export class Administrator {
     this.#module = parts.module
     this.#desk = parts.desk
     this.#clockFault = parts.clockFault
+  }
+
+  /** As it is in force just now. */
+  get config(): AgentConfig {
+    return this.#config
   }
 
   /** Whether the channel may ask for `method` is the caller's check. Throws `HsmError`. */
@@ -108,7 +115,7 @@ export class Administrator {
       case 'unlatch':
         return await this.#unlatch(request)
       default:
-        return await this.#reload()
+        return await this.#inTurn(async () => await this.#reload())
     }
   }
 
@@ -192,7 +199,9 @@ export class Administrator {
     const details = this.#module.tokens().map((token): TokenDetails => {
       const { uri } = this.#tokenConfig(token.name)
       const latched = this.#state.latch(token.latchName) ?? ''
-      const common = { ...token.status(), latched, pinRotation: token.pinRotation.phase ?? ('' as const) }
+      const { pinRotation, profile } = token
+      const { idBytes } = profile
+      const common = { ...token.status(), latched, pinRotation: pinRotation.phase ?? ('' as const), idBytes }
       try {
         return { ...common, fault: '', ...this.#module.onModule((module) => readTokenDetails(module, uri)) }
       } catch (error) {
@@ -236,13 +245,17 @@ export class Administrator {
     return page as unknown as WireValue // plain data of text, numbers and bytes
   }
 
-  /** One after the other: the second would take the first one's file for its own. */
   async #rotatePin(request: Fields): Promise<WireValue> {
     const name = request.text('token')
     const given = request.text('newPin')
     request.end()
-    const turn = this.#rotation.then(() => this.#rotate(name, given))
-    this.#rotation = turn.then(
+    return await this.#inTurn(async () => await this.#rotate(name, given))
+  }
+
+  /** A second change of a PIN would take the first one's file for its own; a reload might drop the token meanwhile. */
+  async #inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(change)
+    this.#turn = turn.then(
       () => undefined,
       () => undefined,
     )
@@ -340,10 +353,11 @@ export class Administrator {
     const label = request.text('label')
     const kind = request.text('kind')
     const backup = request.flag('backup')
+    const idHex = request.optionalText('idHex')
     request.end()
     if (!/^[a-zA-Z0-9_-]{1,63}$/.test(label)) refuse('bad_label', 'label is not 1 to 63 of a-z A-Z 0-9 _ -')
     if (!isKeyKind(kind)) refuse('bad_kind', `keys of kind ${JSON.stringify(kind)} are not made here`)
-    const key = this.#module.generateKey({ token, label, kind, backup })
+    const key = this.#module.generateKey({ token, label, kind, backup, ...(idHex !== '' && { id: idOf(idHex) }) })
     this.#account(`token:${token}`, 'generateKey', key.spkiDer)
     log.info('key generated', { token, label, kind, backup, id: key.idHex, unproven: key.unproven })
     return { ...key }
@@ -395,21 +409,55 @@ export class Administrator {
       if (error instanceof AgentConfigError) return refuse('bad_configuration', error.message)
       throw error
     }
-    const { keys } = config
-    for (const key of keys.values()) {
-      const stranger = key.places.find(({ token }) => !this.#config.tokens.has(token))
-      if (stranger !== undefined) refuse('unknown_token', `a new token (${stranger.token}) needs a restart`)
+    const former = this.#config
+    const { keys, tokens, roleSockets } = config
+    // What is new is there before anybody may ask for it, and what is gone until the last who may has been answered.
+    await this.#module.extend(config)
+    this.#config = { ...former, keys, tokens, roleSockets }
+    await this.#desk.configure(keys)
+    await this.#module.retire(config)
+    const reloaded: Reloaded = {
+      keys: changed(former.keys, keys),
+      tokens: changed(former.tokens, tokens),
+      faults: this.#faults(),
+      needsRestart: STARTED_WITH.filter((setting) => !isDeepStrictEqual(former[setting], config[setting])),
     }
-    this.#config = { ...this.#config, keys }
-    this.#module.configure(this.#config)
-    this.#desk.configure(keys)
-    await this.#module.reconnect()
-    log.info('configuration read again', { keys: [...keys.keys()] })
-    return null
+    log.info('configuration read again', { ...reloaded })
+    return reloaded as unknown as WireValue // plain data of text
+  }
+
+  #faults(): Reloaded['faults'] {
+    const ofTokens = this.#module.tokenStatus().map(({ name, fault }) => ({ name: `token:${name}`, message: fault }))
+    const ofKeys = [...this.#config.keys.keys()].map((name) => {
+      const fault = this.#module.keyFault(name) ?? this.#module.fault(name)
+      return { name: `key:${name}`, message: fault?.message ?? '' }
+    })
+    return [...ofTokens, ...ofKeys].filter(({ message }) => message !== '')
   }
 
   #account(key: string, act: string, subject: Uint8Array): void {
     this.#state.transaction(() => this.#state.account(rowOf(key, act, subject), 0))
+  }
+}
+
+/** Settings that no reload changes. */
+const STARTED_WITH = [
+  'stateFolder',
+  'module',
+  'signingSocket',
+  'adminSocket',
+  'allowedUids',
+  'adminWhenSpawned',
+  'sessions',
+  'inFlight',
+  'watchdogSeconds',
+  'clock',
+] as const satisfies readonly (keyof AgentConfig)[]
+
+function changed(former: ReadonlyMap<string, unknown>, now: ReadonlyMap<string, unknown>): Reloaded['keys'] {
+  return {
+    added: [...now.keys()].filter((name) => !former.has(name)),
+    dropped: [...former.keys()].filter((name) => !now.has(name)),
   }
 }
 

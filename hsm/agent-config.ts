@@ -55,9 +55,11 @@ const keySchema = z.strictObject({
     .optional()
     .describe('certificate, caCertificate: PEM file of the certificate of this key, whose name it signs under'),
   ctKey: z
-    .string()
+    .union([z.string(), z.array(z.string()).min(1).max(4)])
     .optional()
-    .describe('certificate: the CT log whose SCT a final certificate must have; name of a key here or SPKI in base64'),
+    .describe(
+      'certificate: the CT log whose SCT a final certificate must have; name of a key here or SPKI in base64. A list while the CA goes over to another log: the SCT of any of them',
+    ),
   maxValiditySeconds: seconds.optional().describe('certificate: 3600 unless told; caCertificate: 10 years'),
   certificatesPerMinute: z.int().positive().default(60_000).describe('certificate: precertificates a minute at most'),
   maxEntryAgeSeconds: seconds
@@ -171,7 +173,8 @@ export interface KeyConfig {
   /** The key that signs the same heads for witnesses, and its 32 bytes. */
   readonly witness: { readonly key: string; readonly raw: Uint8Array } | undefined
   readonly issuer: CertificateIssuer | undefined
-  readonly ctSpkiDer: Uint8Array | undefined
+  /** Of the CT logs whose SCTs are taken; several while the CA goes over from one to another. */
+  readonly ctSpkiDers: readonly Uint8Array[]
   readonly maxValiditySeconds: number | undefined
   readonly certificatesPerMinute: number
   readonly maxEntryAgeSeconds: number
@@ -330,8 +333,7 @@ function keyConfig(
     style: value.style,
     witness: value.witnessKey === undefined ? undefined : witnessOf(value.witnessKey, value.origin ?? '', whole),
     issuer: value.issuerCertificate === undefined ? undefined : issuerOf(at(value.issuerCertificate), spkiDer),
-    ctSpkiDer:
-      value.ctKey === undefined ? undefined : publicKey(whole.keys[value.ctKey]?.spki ?? value.ctKey, 'P-256').spkiDer,
+    ctSpkiDers: [value.ctKey ?? []].flat().map((log) => publicKey(whole.keys[log]?.spki ?? log, 'P-256').spkiDer),
     maxValiditySeconds: value.maxValiditySeconds,
     certificatesPerMinute: value.certificatesPerMinute,
     maxEntryAgeSeconds: value.maxEntryAgeSeconds,

@@ -109,8 +109,9 @@ class Agent {
     }
   }
 
-  /** The signing methods as far as this role has them, with `named` keys or all of the role's. */
-  roleHandler(role: Role, named: readonly string[] | undefined): Handler {
+  /** The signing methods as far as this role has them, with the keys that its socket names or all of the role's. */
+  roleHandler(role: Role): Handler {
+    const named = () => this.#administrator.config.roleSockets.find((socket) => socket.role === role)?.keys
     const scope = new RoleScope(role, named, () => this.#desk.keys)
     const handle = this.handler('signing')
     return async (method, argument, deadlineAtMs) => {
@@ -210,8 +211,8 @@ async function listen(agent: Agent, config: AgentConfig): Promise<Server[]> {
     const allowed = config.allowedUids.length > 0 ? { uids: config.allowedUids } : {}
     sockets.push({ path: config.signingSocket, allowed, handler: agent.handler('signing') })
   }
-  for (const { role, path, gid, uids, keys } of config.roleSockets) {
-    sockets.push({ path, allowed: { gid, uids }, handler: agent.roleHandler(role, keys) })
+  for (const { role, path, gid, uids } of config.roleSockets) {
+    sockets.push({ path, allowed: { gid, uids }, handler: agent.roleHandler(role) })
   }
   if (config.adminSocket !== undefined) {
     sockets.push({ path: config.adminSocket, allowed: {}, handler: agent.handler('admin') })

@@ -2,6 +2,7 @@
 import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type {
+  Reloaded,
   AdminAgent,
   GeneratedKey,
   KeyRecord,
@@ -252,7 +253,7 @@ class AgentClient implements AdminAgent {
   }
 
   async generateKey(request: Parameters<AdminAgent['generateKey']>[0]): Promise<GeneratedKey> {
-    const argument = { ...request, backup: request.backup ?? false }
+    const argument = { ...request, backup: request.backup ?? false, idHex: request.idHex ?? '' }
     return (await this.#call('generateKey', argument)) as unknown as GeneratedKey
   }
 
@@ -308,9 +309,10 @@ class AgentClient implements AdminAgent {
     return (await this.#call('raiseCap', { ...request })) as unknown as Awaited<ReturnType<AdminAgent['raiseCap']>>
   }
 
-  async reload(): Promise<void> {
-    await this.#call('reload', {})
+  async reload(): Promise<Reloaded> {
+    const reloaded = (await this.#call('reload', {})) as unknown as Reloaded
     this.#keys.clear()
+    return reloaded
   }
 
   async close(): Promise<void> {

@@ -65,17 +65,29 @@ export interface FreshKey {
   readonly unproven: readonly string[]
 }
 
-/** Generates a pair in a read-write session. Throws `refused` if the label is taken or the key is not what it must be. */
+export interface KeyWish {
+  readonly label: string
+  readonly kind: KeyKind
+  readonly backup?: boolean
+  /** CKA_ID; random unless told. */
+  readonly id?: Uint8Array
+}
+
+/**
+ * Generates a pair in a read-write session. Throws `refused` if id (`id_exists`) or label (`label_exists`) is taken or the
+ * key is not what it must be.
+ */
 export function generateKeyPair(
   module: Cryptoki,
   session: Handle,
-  { label, kind, backup = false }: { readonly label: string; readonly kind: KeyKind; readonly backup?: boolean },
+  { label, kind, backup = false, id: wished }: KeyWish,
   profile: Profile,
 ): FreshKey {
+  if (wished !== undefined) requireFree(module, session, wished, profile)
   if (findObjects(module, session, [{ type: CKA.LABEL, value: label }], 1).length > 0) {
     throw new HsmError('refused', 'label_exists', `token already has an object with the label ${label}`)
   }
-  const id = freshId(module, session, profile.idBytes)
+  const id = wished === undefined ? freshId(module, session, profile.idBytes) : Buffer.from(wished)
   const { publicKey, privateKey } = generate(module, session, { id, label, kind, backup }, profile)
   try {
     const unproven = readBack(module, session, privateKey, { kind, backup, profile })
@@ -86,6 +98,24 @@ export function generateKeyPair(
     for (const half of [privateKey, publicKey]) calling('C_DestroyObject', () => module.C_DestroyObject(session, half))
     throw error
   }
+}
+
+/**
+ * The caller's own id: free on this token, or left over from a generation that was interrupted before the private half was
+ * there, which nobody can have used and which is taken away.
+ */
+function requireFree(module: Cryptoki, session: Handle, id: Uint8Array, profile: Profile): void {
+  if (id.length !== profile.idBytes) {
+    throw new HsmError('refused', 'bad_id', `token takes ids of ${profile.idBytes} bytes, not of ${id.length}`)
+  }
+  const byId = { type: CKA.ID, value: Buffer.from(id) }
+  const privateKey = [{ type: CKA.CLASS, value: CKO.PRIVATE_KEY }, byId]
+  if (findObjects(module, session, privateKey, 1).length > 0) {
+    throw new HsmError('refused', 'id_exists', `token already has a key with the id ${Buffer.from(id).toString('hex')}`)
+  }
+  const publicKey = [{ type: CKA.CLASS, value: CKO.PUBLIC_KEY }, byId]
+  for (const half of findObjects(module, session, publicKey, 16))
+    calling('C_DestroyObject', () => module.C_DestroyObject(session, half))
 }
 
 /** Never used before: in NSS a second key of the same id replaces the first, and an id of 2 bytes comes twice by chance. */

@@ -24,6 +24,8 @@ export class Link {
   /** Sessions are open, or may be. */
   connected = false
   trying = false
+  /** Its token is not configured any more: nobody connects again. */
+  dropped = false
   #failures = 0
 
   constructor(token: Token) {
@@ -31,7 +33,7 @@ export class Link {
   }
 
   get usable(): boolean {
-    return this.reconnecting === undefined && this.fault === undefined
+    return this.reconnecting === undefined && this.fault === undefined && !this.dropped
   }
 
   get breaker(): BreakerState {

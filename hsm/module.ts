@@ -4,10 +4,11 @@
  * imports this.
  */
 import { createHash, createPublicKey, randomBytes, type KeyObject } from 'node:crypto'
+import { isDeepStrictEqual } from 'node:util'
 import type { AgentConfig, KeyConfig } from './agent-config.ts'
 import type { GeneratedKey } from './administration.ts'
 import type { AgentState } from './agent-state.ts'
-import { destroyKeyPair, findSpki, generateKeyPair, originOf } from './key-generation.ts'
+import { destroyKeyPair, findSpki, generateKeyPair, originOf, type KeyWish } from './key-generation.ts'
 import { KIND_RULES, releasedSignature, signatureHolds, signatureHoldsLater, tokenInput } from './key-kinds.ts'
 import { Link } from './link.ts'
 import type { AgentLog } from './log-line.ts'
@@ -15,7 +16,7 @@ import { initialize, loadModule } from './module-loader.ts'
 import type { ModuleSettings } from './module-settings.ts'
 import { calling, callingAsync, isLost, type Cryptoki, type Handle } from './pkcs11.ts'
 import { formatKeyUri, type KeyUri } from './pkcs11-uri.ts'
-import { HsmError, type AgentStatus, type KeyKind, type SignedPurpose } from './signing.ts'
+import { HsmError, type AgentStatus, type SignedPurpose } from './signing.ts'
 import { Token } from './token.ts'
 
 /** One loss may follow another while a token comes back; a request that saw four is answered `unavailable`. */
@@ -94,7 +95,8 @@ export class HsmModule {
   readonly #settings: ModuleSettings
   readonly #state: AgentState
   readonly #log: AgentLog
-  readonly #links: ReadonlyMap<string, Link>
+  readonly #links = new Map<string, Link>()
+  readonly #sessions: number
   #keys: ReadonlyMap<string, SigningKey> = new Map()
   #keepAlive: NodeJS.Timeout | undefined
   #closed = false
@@ -108,28 +110,97 @@ export class HsmModule {
     this.#log = log
     this.#settings = config.module
     this.#module = loadModule(config.module)
-    this.#links = new Map(
-      [...config.tokens.values()].map((token) => [
-        token.name,
-        new Link(new Token(token, this.#module, state, log, config.sessions)),
-      ]),
-    )
-    this.configure(config)
+    this.#sessions = config.sessions
+    this.#takeOver(config)
   }
 
-  /** Takes over the keys of a configuration; `reconnect` finds them. */
-  configure(config: AgentConfig): void {
-    const keys = new Map<string, SigningKey>()
-    for (const key of config.keys.values()) {
-      const places = key.places.map(({ token, uri }): Place => {
-        const link = this.#links.get(token)
-        if (link === undefined) throw new HsmError('refused', 'unknown_token', `key ${key.name} is on an unknown token`)
-        return { link, uri, handle: undefined, synchronous: false, fault: undefined, unproven: [] }
-      })
-      const verifier = createPublicKey({ key: Buffer.from(key.spkiDer), format: 'der', type: 'spki' })
-      keys.set(key.name, { config: key, verifier, places })
+  /**
+   * Takes over the keys and tokens of another configuration beside those that there are, which go on signing. Resolves
+   * when each was connected to and looked for, or could not be. Throws `refused` where a name stands for something else
+   * now; nothing has changed then.
+   */
+  async extend(config: AgentConfig): Promise<void> {
+    for (const token of config.tokens.values()) {
+      if (this.#links.get(token.name)?.token.is(token) === false) {
+        throw new HsmError('refused', 'token_changed', `token ${token.name} is another one now: that needs a restart`)
+      }
     }
+    for (const { name, spkiDer } of config.keys.values()) {
+      const former = this.#keys.get(name)
+      // Whoever asked for it by this name would sign with the other key, under a certificate of this one.
+      if (former === undefined || Buffer.from(former.config.spkiDer).equals(spkiDer) || !hasHandle(former)) continue
+      throw new HsmError('refused', 'key_changed', `key ${name} is another one now: give it a name of its own`)
+    }
+    const fresh = this.#takeOver(config)
+    for (const link of fresh) this.#reconnect(link)
+    await Promise.all([...this.#links.values()].map(async (link) => await this.#lookFor(link)))
+  }
+
+  /** Forgets the keys and tokens that this configuration does not have; nothing may be asked for with them any more. */
+  async retire(config: AgentConfig): Promise<void> {
+    this.#keys = new Map([...this.#keys].filter(([name]) => config.keys.has(name)))
+    const gone = [...this.#links.values()].filter(({ token }) => !config.tokens.has(token.name))
+    for (const link of gone) {
+      this.#links.delete(link.token.name)
+      link.dropped = true
+    }
+    await Promise.all(gone.map(async (link) => await this.#letGo(link)))
+  }
+
+  /** Returns the tokens that were not there before. */
+  #takeOver(config: AgentConfig): Link[] {
+    const fresh: Link[] = []
+    for (const token of config.tokens.values()) {
+      if (this.#links.has(token.name)) continue
+      const link = new Link(new Token(token, this.#module, this.#state, this.#log, this.#sessions))
+      this.#links.set(token.name, link)
+      fresh.push(link)
+    }
+    const keys = new Map(this.#keys)
+    for (const key of config.keys.values()) keys.set(key.name, this.#signingKey(key, this.#keys.get(key.name)))
     this.#keys = keys
+    return fresh
+  }
+
+  /** A place that stays is not looked up again. */
+  #signingKey(config: KeyConfig, former: SigningKey | undefined): SigningKey {
+    const places = config.places.map(({ token, uri }): Place => {
+      const link = this.#links.get(token)
+      if (link === undefined)
+        throw new HsmError('refused', 'unknown_token', `key ${config.name} is on an unknown token`)
+      const same = former?.places.find((place) => place.link === link && isDeepStrictEqual(place.uri, uri))
+      return same ?? { link, uri, handle: undefined, synchronous: false, fault: undefined, unproven: [] }
+    })
+    const verifier = createPublicKey({ key: Buffer.from(config.spkiDer), format: 'der', type: 'spki' })
+    return { config, verifier, places }
+  }
+
+  /** Finds what is not found yet, on a token that signs meanwhile. One that is away finds its keys when it comes back. */
+  async #lookFor(link: Link): Promise<void> {
+    await link.attempted
+    for (const key of this.#keys.values()) {
+      const place = key.places.find((each) => each.link === link)
+      if (place === undefined || place.handle !== undefined || !link.usable) continue
+      const session = link.token.take() ?? (await link.token.lease('treeHead'))
+      if (session === undefined) return
+      try {
+        if (link.usable && place.handle === undefined) this.#find(key, place, session)
+        else link.token.giveBack(session, 'done')
+      } catch (error) {
+        this.#log.warn('token was lost', { token: link.token.name, error: String(error) })
+        this.#reconnect(link)
+        return
+      }
+    }
+    this.#findAgain(link)
+  }
+
+  async #letGo(link: Link): Promise<void> {
+    await link.token.drained()
+    link.token.disconnect()
+    link.connected = false
+    link.token.wake()
+    this.#log.warn('token let go of', { token: link.token.name })
   }
 
   /** Begins to connect and keeps trying until `close`; requests meanwhile are answered `unavailable` or `latched`. */
@@ -244,7 +315,7 @@ export class HsmModule {
     }
   }
 
-  generateKey(request: { token: string; label: string; kind: KeyKind; backup: boolean }): GeneratedKey {
+  generateKey(request: KeyWish & { readonly token: string }): GeneratedKey {
     const { token } = this.#connected(request.token)
     return token.withReadWriteSession((session) => {
       const fresh = generateKeyPair(this.#module, session, request, token.profile)
@@ -289,19 +360,16 @@ export class HsmModule {
     token.withReadWriteSession((session) => destroyKeyPair(this.#module, session, id))
   }
 
-  /** Connects anew, all tokens or one: new keys are looked up, and after a lifted latch the login is tried once. */
-  async reconnect(tokenName?: string): Promise<void> {
-    const links = [...this.#links.values()].filter(({ token }) => tokenName === undefined || token.name === tokenName)
-    await Promise.all(
-      links.map(async (link) => {
-        // One that is away is tried on by itself, with the keys of the moment.
-        if (link.fault === undefined || link.fault.code === 'latched') {
-          await link.reconnecting
-          this.#reconnect(link)
-        }
-        await link.attempted
-      }),
-    )
+  /** Connects anew: after a lifted latch the login is tried once. */
+  async reconnect(tokenName: string): Promise<void> {
+    const link = this.#links.get(tokenName)
+    if (link === undefined) return
+    // One that is away is tried on by itself, with the keys of the moment.
+    if (link.fault === undefined || link.fault.code === 'latched') {
+      await link.reconnecting
+      this.#reconnect(link)
+    }
+    await link.attempted
   }
 
   /** Waits for calls that are under way. The module is never closed: pkcs11js crashes if something is still in it. */
@@ -397,7 +465,7 @@ export class HsmModule {
 
   /** One run of attempts a token: stop leasing, drain, connect anew, with growing pauses. */
   #reconnect(link: Link): void {
-    if (link.reconnecting !== undefined || this.#closed) return
+    if (link.reconnecting !== undefined || this.#closed || link.dropped) return
     link.outageSinceMs = performance.now()
     let attempted: () => void = () => undefined
     link.attempted = new Promise((resolve) => {
@@ -419,7 +487,7 @@ export class HsmModule {
     for (const place of this.#placesOn(link)) place.handle = undefined
     await token.drained()
     let renewals = 0
-    for (let attempt = 0; !this.#closed; attempt++) {
+    for (let attempt = 0; !this.#closed && !link.dropped; attempt++) {
       try {
         while (this.#renewal !== undefined) await this.#renewal
         token.disconnect()
@@ -430,6 +498,7 @@ export class HsmModule {
           renewals++
           await this.#renew(link)
         }
+        if (link.dropped) return
         link.trying = true
         link.connected = true
         token.connect()
@@ -516,23 +585,28 @@ export class HsmModule {
       const session = link.token.take()
       // All at work, and the next time is soon; after connecting none is.
       if (session === undefined && place.fault !== undefined) continue
-      place.fault = undefined
       if (session === undefined) throw new HsmError('unavailable', 'no_session', 'no session is free')
-      try {
-        const handle = link.token.findKey(session, { name: key.config.name, uri: place.uri })
-        this.#comparePin(key, place, session)
-        place.unproven = this.#attributes(key, place, session, handle)
-        place.synchronous = this.#selfTest(key, handle, session)
-        place.handle = handle
-        link.token.giveBack(session, 'done')
-      } catch (error) {
-        const lost = isLost(error)
-        link.token.giveBack(session, lost ? 'lost' : 'failed')
-        if (lost) throw error
-        place.fault = unavailable(error)
-        const fields = { key: key.config.name, token: link.token.name, error: String(error) }
-        this.#log.error('key cannot be used', fields)
-      }
+      this.#find(key, place, session)
+    }
+  }
+
+  /** One key on one token; gives the session back. Throws if the token was lost; any other fault is the place's. */
+  #find(key: SigningKey, place: Place, session: Handle): void {
+    const { token } = place.link
+    try {
+      const handle = token.findKey(session, { name: key.config.name, uri: place.uri })
+      this.#comparePin(key, place, session)
+      place.unproven = this.#attributes(key, place, session, handle)
+      place.synchronous = this.#selfTest(key, handle, session)
+      place.fault = undefined
+      place.handle = handle
+      token.giveBack(session, 'done')
+    } catch (error) {
+      const lost = isLost(error)
+      token.giveBack(session, lost ? 'lost' : 'failed')
+      if (lost) throw error
+      place.fault = unavailable(error)
+      this.#log.error('key cannot be used', { key: key.config.name, token: token.name, error: String(error) })
     }
   }
 
@@ -597,6 +671,11 @@ function readyPlace(key: SigningKey, avoided?: ReadonlySet<Link>): Place | undef
   return key.places.find(
     (place) => place.handle !== undefined && place.link.usable && avoided?.has(place.link) !== true,
   )
+}
+
+/** It was found on one of its tokens, and may have signed. */
+function hasHandle({ places }: SigningKey): boolean {
+  return places.some(({ handle }) => handle !== undefined)
 }
 
 function connectionFault(link: Link | undefined): HsmError | undefined {

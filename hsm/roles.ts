@@ -42,13 +42,15 @@ interface RoleKey {
 /** The part of the agent that one role may reach. */
 export class RoleScope {
   readonly #role: Role
-  readonly #named: ReadonlySet<string> | undefined
+  readonly #named: () => readonly string[] | undefined
   readonly #keys: () => ReadonlyMap<string, RoleKey>
 
-  /** `named`: keys of the role that this socket is for; all of them unless told. `keys` gives those configured just now. */
-  constructor(role: Role, named: readonly string[] | undefined, keys: () => ReadonlyMap<string, RoleKey>) {
+  /**
+   * `named`: keys of the role that this socket is for; all of them unless told. Both give what is configured just now.
+   */
+  constructor(role: Role, named: () => readonly string[] | undefined, keys: () => ReadonlyMap<string, RoleKey>) {
     this.#role = role
-    this.#named = named === undefined ? undefined : new Set(named)
+    this.#named = named
     this.#keys = keys
   }
 
@@ -78,7 +80,7 @@ export class RoleScope {
   }
 
   #has(key: RoleKey): boolean {
-    if (this.#named !== undefined && !this.#named.has(key.name)) return false
+    if (this.#named()?.includes(key.name) === false) return false
     return PURPOSES_OF_ROLE[this.#role].some((purpose) => key.purposes.has(purpose))
   }
 }

@@ -48,9 +48,23 @@ const SECOND_LINE_MS = 500
 /** Bounds how long the event loop is held, and what is urgent waits: about 30 ms of signing and verifying. */
 const BATCH = 256
 
+/** The keys of one reading of the configuration, for all that arrived under it. */
+interface Term {
+  readonly keys: ReadonlyMap<string, KeyConfig>
+  readonly keyIds: Map<string, Uint8Array>
+  underWay: number
+  /** Called each time when nothing of it is under way. */
+  ended: () => void
+}
+
+function termOf(keys: ReadonlyMap<string, KeyConfig>): Term {
+  return { keys, keyIds: new Map(), underWay: 0, ended: () => undefined }
+}
+
 interface Waiting {
   readonly purpose: SignedPurpose
   readonly request: Fields
+  readonly term: Term
   readonly deadlineAtMs: number
   readonly resolve: (reply: WireValue) => void
   readonly reject: (error: unknown) => void
@@ -76,9 +90,8 @@ export interface DeskOptions {
 
 export class SigningDesk {
   readonly #options: DeskOptions
-  readonly #keyIds = new Map<string, Uint8Array>()
   readonly #leases = new WriterLeases()
-  #keys: ReadonlyMap<string, KeyConfig>
+  #term: Term
   readonly #queue = new RankedQueue<Waiting>()
   readonly #capacity: Capacity
   #scheduled = false
@@ -88,12 +101,12 @@ export class SigningDesk {
   constructor(options: DeskOptions) {
     this.#options = options
     this.#capacity = new Capacity(options.inFlight)
-    this.#keys = options.keys
+    this.#term = termOf(options.keys)
   }
 
   /** Those configured just now. */
   get keys(): ReadonlyMap<string, KeyConfig> {
-    return this.#keys
+    return this.#term.keys
   }
 
   /** For status. */
@@ -101,9 +114,17 @@ export class SigningDesk {
     return this.#capacity.state()
   }
 
-  configure(keys: ReadonlyMap<string, KeyConfig>): void {
-    this.#keys = keys
-    this.#keyIds.clear()
+  /**
+   * Judges what arrives from now on by these keys. Resolves when everything that came before is answered, by the keys of
+   * then.
+   */
+  async configure(keys: ReadonlyMap<string, KeyConfig>): Promise<void> {
+    const former = this.#term
+    this.#term = termOf(keys)
+    if (former.underWay === 0) return
+    await new Promise<void>((resolve) => {
+      former.ended = resolve
+    })
   }
 
   /** Resolves with the reply once its signature was verified; rejects with `HsmError`. */
@@ -111,24 +132,28 @@ export class SigningDesk {
     if (!this.#capacity.take(purpose)) {
       throw new HsmError('busy', 'too_many_requests', `too many requests are under way for ${purpose}`)
     }
+    const term = this.#term
+    term.underWay++
     try {
       return await new Promise<WireValue>((resolve, reject) => {
-        this.#queue.push(purpose, { purpose, request, deadlineAtMs, resolve, reject })
+        this.#queue.push(purpose, { purpose, request, term, deadlineAtMs, resolve, reject })
         this.#schedule()
       })
     } finally {
       this.#capacity.giveBack(purpose)
+      term.underWay--
+      if (term.underWay === 0) term.ended()
     }
   }
 
   /** What a check may look at for this key; throws `unknown_key`. */
-  context(keyName: string): CheckContext {
-    const key = this.#keys.get(keyName)
+  context(keyName: string, { keys, keyIds } = this.#term): CheckContext {
+    const key = keys.get(keyName)
     if (key === undefined) throw new HsmError('unknown_key', 'unknown_key', `agent has no key ${keyName}`)
-    let keyId = this.#keyIds.get(keyName)
+    let keyId = keyIds.get(keyName)
     if (keyId === undefined) {
       keyId = sha256(key.spkiDer)
-      this.#keyIds.set(keyName, keyId)
+      keyIds.set(keyName, keyId)
     }
     return { key, keyId, state: this.#options.state, leases: this.#leases, nowMs: this.#options.now() }
   }
@@ -181,7 +206,7 @@ export class SigningDesk {
     if (performance.now() >= waiting.deadlineAtMs) {
       throw new HsmError('unavailable', 'deadline', 'the request waited beyond its deadline')
     }
-    const context = this.context(request.text('key'))
+    const context = this.context(request.text('key'), waiting.term)
     const { key, state } = context
     if (!key.purposes.has(purpose)) {
       throw new HsmError('refused', 'wrong_purpose', `key ${key.name} is not for the purpose ${purpose}`)

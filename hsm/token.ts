@@ -1,6 +1,7 @@
 /** One token of the module: found by its URI, logged in to once, with a pool of sessions that each do one thing at a time. */
 import { readFileSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import type { KeyConfig, TokenConfig } from './agent-config.ts'
 import type { AgentState } from './agent-state.ts'
 import type { AgentLog } from './log-line.ts'
@@ -59,6 +60,11 @@ export class Token {
     this.#log = log
     this.#sessionCount = sessionCount
     this.#pool = new SessionPool(sessionCount)
+  }
+
+  /** Whether this is the token as `config` has it. */
+  is({ uri, pinFile }: TokenConfig): boolean {
+    return isDeepStrictEqual(uri, this.#config.uri) && pinFile === this.#config.pinFile
   }
 
   get latchName(): string {

@@ -17,6 +17,7 @@ const token: TokenDetails = {
   memory: { publicFree: -1, privateFree: -1, privateTotal: -1 },
   pinLength: { min: 4, max: 8 },
   pinRotation: '',
+  idBytes: 16,
 }
 
 const record: KeyRecord = {

@@ -100,7 +100,7 @@ function checkValidity(tbs: ParsedTbsCertificate, context: CheckContext): void {
   }
 }
 
-/** Poison makes it a precertificate; otherwise one SCT of the pinned log over exactly this certificate. */
+/** Poison makes it a precertificate; otherwise one SCT of a pinned log over exactly this certificate. */
 function checkTransparency(tbs: ParsedTbsCertificate, context: CheckContext): 'precertificate' | 'certificate' {
   const poison = tbs.extension(OID.ctPoison)
   const list = tbs.extension(OID.sctList)
@@ -115,12 +115,13 @@ function checkTransparency(tbs: ParsedTbsCertificate, context: CheckContext): 'p
 }
 
 function checkSct(tbs: ParsedTbsCertificate, listValue: Uint8Array, context: CheckContext): void {
-  const { ctSpkiDer, issuer } = context.key
-  if (ctSpkiDer === undefined || issuer === undefined) refuse('no_ct_key', 'key has no CT log configured')
+  const { ctSpkiDers, issuer } = context.key
+  if (ctSpkiDers.length === 0 || issuer === undefined) refuse('no_ct_key', 'key has no CT log configured')
   const [only, ...more] = decodeSctList(listValue)
   if (only === undefined || more.length > 0) refuse('sct_not_one', 'certificate does not have exactly one SCT')
   const sct = parseSct(only)
-  if (!equal(sct.logId, sha256(ctSpkiDer))) refuse('sct_of_other_log', 'SCT is of another log')
+  const ctSpkiDer = ctSpkiDers.find((spkiDer) => equal(sct.logId, sha256(spkiDer)))
+  if (ctSpkiDer === undefined) refuse('sct_of_other_log', 'SCT is of another log')
   const issuerKeyHash = sha256(issuer.certificate.publicKey.spkiDer)
   const signed = sctSignatureInput(
     { type: 'precert', issuerKeyHash, tbsDer: withoutExtension(tbs.tbsDer, OID.sctList) },

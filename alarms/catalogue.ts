@@ -181,6 +181,29 @@ export const CATALOGUE = {
     severity: 'refusal',
     title: 'A signature of ours does not verify with the trust root',
   },
+  // Rotations
+  rotation_underway: { exit: EXIT.locked, severity: 'refusal', title: 'Another rotation is under way' },
+  rotation_none: { exit: EXIT.usage, severity: 'refusal', title: 'No rotation is under way' },
+  rotation_waiting: { exit: EXIT.approval, severity: 'refusal', title: "A rotation waits for clients' caches" },
+  rotation_awaiting_signatures: {
+    exit: EXIT.approval,
+    severity: 'refusal',
+    title: 'A rotation waits for signatures of custodians',
+  },
+  rotation_awaiting_certificate: {
+    exit: EXIT.approval,
+    severity: 'refusal',
+    title: 'A rotation waits for a certificate',
+  },
+  rotation_switched: { exit: EXIT.policy, severity: 'refusal', title: 'A rotation cannot be undone any more' },
+  rotation_impossible: { exit: EXIT.policy, severity: 'refusal', title: 'Something cannot be rotated as it is' },
+  rotation_unproven: {
+    exit: EXIT.integrity,
+    severity: 'refusal',
+    title: 'A rotation is not proved by an old and a new signature',
+  },
+  rotation_unreadable: { exit: EXIT.failed, severity: 'refusal', title: 'The journal of rotations cannot be read' },
+  rotation_stalled: { exit: EXIT.failed, severity: 'ticket', title: 'A rotation stands still' },
   // Status, doctor and alert rules
   server_away: { exit: EXIT.locked, severity: 'page', title: 'No server answers' },
   agent_restarts: { exit: EXIT.hsm, severity: 'ticket', title: 'The HSM agent ended again and again' },
@@ -189,6 +212,8 @@ export const CATALOGUE = {
   certificate_expired: { exit: EXIT.failed, severity: 'page', title: 'A certificate has ended' },
   trust_root_ending: { exit: EXIT.failed, severity: 'ticket', title: 'TUF metadata nears its end' },
   trust_root_expired: { exit: EXIT.failed, severity: 'page', title: 'TUF metadata has expired or is gone' },
+  standby_missing: { exit: EXIT.failed, severity: 'ticket', title: 'Nothing stands by for an emergency' },
+  standby_in_service: { exit: EXIT.failed, severity: 'ticket', title: 'A standby is in service for a lost key' },
   object_half_pair: { exit: EXIT.integrity, severity: 'ticket', title: 'Half of a key pair lies on a token' },
   object_duplicate: { exit: EXIT.integrity, severity: 'ticket', title: 'Two objects on a token have the same id' },
   object_unknown: { exit: EXIT.integrity, severity: 'ticket', title: 'A token holds what nobody here put there' },

@@ -15,7 +15,7 @@ import { join } from 'node:path'
 import pino from 'pino'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { findSoftHsm } from '#hsm'
-import { createInstallation, freePorts, newTreeId } from '#lifecycle'
+import { createInstallation, freePorts, newTreeId, readStandbyPlan, STANDBY_FILE, STANDBY_KINDS } from '#lifecycle'
 import { examine, loadConfig, serve, type Server } from '#server'
 import { main } from './main.ts'
 
@@ -91,8 +91,8 @@ function pkcs11Tool(...words: string[]): void {
 
 const ec = ['--keypairgen', '--key-type', 'EC:prime256v1', '--usage-sign'] as const
 
-test('a sound installation has none, and both tokens are read', async () => {
-  expect(await found()).toEqual({ serverRuns: false, agents: ['online', 'root'], findings: [] })
+test('a sound installation has none, and all tokens are read', async () => {
+  expect(await found()).toEqual({ serverRuns: false, agents: ['online', 'root', 'standby'], findings: [] })
   expect((await doctor('--agent', 'online')).stdout).toBe(
     'looked at a stopped installation, tokens of: online\nnothing found\n',
   )
@@ -156,6 +156,28 @@ test('backups that are missing, old or gone', async () => {
   )
 })
 
+test('nothing that stands by: of old, unreadable, and not in the trust root', async () => {
+  const file = join(data, STANDBY_FILE)
+  const sound = readFileSync(file, 'utf8')
+  const { members } = readStandbyPlan(data) ?? {}
+  const subjects = async () => {
+    const { findings } = await found('--agent', 'online')
+    return findings.filter(({ code }) => code === 'standby_missing').map(({ subject }) => subject)
+  }
+  try {
+    rmSync(file)
+    expect(await subjects()).toEqual([...STANDBY_KINDS])
+    writeFileSync(file, sound.replace('"schemaVersion": 1', '"schemaVersion": 2'))
+    expect(await subjects()).toEqual([...STANDBY_KINDS])
+    const changed = members?.filter(({ kind }) => kind !== 'tsa').map((each) => ({ ...each, name: `${each.name}-x` }))
+    const published = JSON.stringify({ ...JSON.parse(sound), members: [changed?.[0], ...(members?.slice(1, 4) ?? [])] })
+    writeFileSync(file, published)
+    expect(await subjects()).toEqual(['issuing-ca', 'tsa'])
+  } finally {
+    writeFileSync(file, sound)
+  }
+})
+
 test('modes of files, and PINs that lie about', async () => {
   chmodSync(data, 0o755)
   chmodSync(pinFile(), 0o644)
@@ -204,7 +226,7 @@ test('a running server and its agent are asked; what it has to say is there', as
   })
   pkcs11Tool('--keygen', '--key-type', 'AES:32', '--id', 'c2', '--label', 'stranger')
   const said = await found()
-  expect([said.serverRuns, said.agents]).toEqual([true, ['online', 'root']])
+  expect([said.serverRuns, said.agents]).toEqual([true, ['online', 'root', 'standby']])
   expect(said.findings.map(({ code }) => code)).toEqual(['object_unknown'])
   await server.close()
   server = undefined

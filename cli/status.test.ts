@@ -59,6 +59,7 @@ const sound: Status = {
   logs: [log],
   anchors: [{ anchor: 'far', kind: 'file', log: 'rekor-v1', size: 1_234_567_800, at: '', fault: '' }],
   certificates: [{ name: 'issuing CA', notAfter: '2031-11-21T00:00:00Z' }],
+  standby: [{ kind: 'tsa', state: 'ready', name: 'tsa-2', reason: '' }],
   clock: { lastStepMs: 0, fault: '' },
   disk: [{ path: '/srv/logs', state: 'sound', freeBytes: 12 * 1024 ** 3, totalBytes: 40 * 1024 ** 3 }],
   lastBackup: { finishedAt: '2026-11-21T02:00:00Z', target: '/backup/1', manifestSha256: '', bytes: 1 },
@@ -77,6 +78,7 @@ test('a sound installation is one short screen without a loud word', () => {
   expect(screen).toMatch(/^rekor-v1 +1234567890 +1234567890 +1234567800 +12 s +12 +abababababab$/m)
   expect(screen).toMatch(/^issuing-ca +P-256 +123456789 +60000 +certificate$/m)
   expect(screen).toContain('disk     12.0 of 40.0 GiB free, /srv/logs')
+  expect(screen).toContain('standby  tsa-2')
   expect(screen).toContain('backup   10 h 0 min ago, /backup/1')
 })
 

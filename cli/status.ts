@@ -139,6 +139,7 @@ function machineLines(status: Status, now: Date): string[] {
   return [
     ...(anchored.length === 0 ? [] : folded(`anchors  ${anchored.join(', ')}`, 0, 9)),
     ...folded(`expires  ${ends.join(', ')}`, 0, 9),
+    ...standbyLines(status),
     `queue    agent ${agent.queue.underWay} of ${agent.queue.most}`,
     ...disk.flatMap(({ path, state, freeBytes, totalBytes }) =>
       folded(
@@ -154,6 +155,15 @@ function machineLines(status: Status, now: Date): string[] {
       9,
     ),
   ]
+}
+
+/** What stands by for an emergency: by name, or what is the matter in capitals. */
+function standbyLines({ standby }: Status): string[] {
+  if (standby.length === 0) return []
+  const words = standby.map(({ kind, state, name }) =>
+    state === 'ready' ? name : state === 'missing' ? `${kind} MISSING` : `${name} IN SERVICE`,
+  )
+  return folded(`standby  ${words.join(', ')}`, 0, 9)
 }
 
 function table(heading: readonly string[], rows: readonly (readonly string[])[]): string[] {

@@ -1,12 +1,23 @@
 /** What happens to an installation as a whole: its making; later its rotations and backups. */
-export { CHOSEN_KINDS, createInstallation, InstallationError, isInstallation, newTreeId } from './installation.ts'
+export { createInstallation, InstallationError, isInstallation } from './installation.ts'
+export { CHOSEN_KINDS } from './installation-agents.ts'
+export { newTreeId, successorName } from './log-names.ts'
 export { backUp, type BackupSources, type BackupStep, type FinishedBackup } from './backup.ts'
 export { type BackupManifest, readManifest } from './backup-manifest.ts'
 export { readAccount } from './recount.ts'
 export { restore, type RestoreOptions, type Restored, type RestoreStep, verifyBackup } from './restore.ts'
 export { type Reconciled, reconcile, type ReconcileSources, type ReconcileStep, USES } from './reconcile.ts'
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'
-export { succeed, type Succeeded, type SucceedOptions, type SucceedStep, successorName } from './succeed.ts'
+export { succeed, type Succeeded, type SucceedOptions, type SucceedStep } from './succeed.ts'
+export {
+  ITEM_KINDS,
+  readStandbyPlan,
+  STANDBY_FILE,
+  STANDBY_KINDS,
+  type StandbyKind,
+  type StandbyMember,
+  type StandbyPlan,
+} from './standby-plan.ts'
 export { adoptAgentState } from './adopt-state.ts'
 export { agentNames, type AgentFile, type AgentReach, operatorError, readAgentFile, withAdminAgent } from './agents.ts'
 export {

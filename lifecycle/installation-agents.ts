@@ -89,11 +89,7 @@ export async function generateKeys(
 }
 
 /** Runs `use` with an agent of `dataDir` that lives until it has settled. */
-export async function withAdmin<T>(
-  dataDir: string,
-  name: string,
-  use: (admin: AdminAgent) => Promise<T>,
-): Promise<T> {
+export async function withAdmin<T>(dataDir: string, name: string, use: (admin: AdminAgent) => Promise<T>): Promise<T> {
   const spawned = await spawnAgent({ configPath: join(dataDir, `agent/${name}.yaml`), admin: true })
   try {
     if (spawned.admin === undefined) throw new TypeError('the agent gave no admin channel')

@@ -2,7 +2,9 @@
 
 import { stringify } from 'yaml'
 import type { KeyKind } from '#hsm'
+import { shardOrigin, successorName } from './log-names.ts'
 import type { Ports } from './ports.ts'
+import type { StandbyKind } from './standby-plan.ts'
 
 /** What `chancery init` was asked for. */
 export interface InstallationChoices {
@@ -18,11 +20,42 @@ export interface InstallationChoices {
   readonly treeId: string
   /** Kinds other than usual, by the keys' names; which purposes take which: docs/hsm. */
   readonly keyKinds?: Readonly<Record<string, KeyKind>>
+  /** Shards later than the first, by the name of the log. */
+  readonly shards?: Readonly<Record<'ct' | 'rekor-v2', string>>
+}
+
+/** A key's name for each kind of which one stands by. */
+export type StandbyNames = Readonly<Record<StandbyKind, string>>
+
+/** What stands by from the first day is the successor of what signs then. */
+export const standbyNames: StandbyNames = {
+  'issuing-ca': successorName('issuing-ca'),
+  'ct-log': successorName('ct'),
+  'rekor-v1': successorName('rekor-v1'),
+  'rekor-v2': successorName('rekor-v2'),
+  tsa: successorName('tsa'),
+}
+
+/** Away from the ports that are usual, and from the next ones. */
+const STANDBY_PORTS_AFTER = 10
+
+/** The choices by which the standby logs would be installed; authorities and Rekor v1 stay where they are dialled. */
+export function standbyChoices(choices: InstallationChoices, treeId: string): InstallationChoices {
+  const later = (port: number) => (port + STANDBY_PORTS_AFTER) % 65_536
+  const { ports } = choices
+  return {
+    ...choices,
+    treeId,
+    ports: { ...ports, ct: later(ports.ct), rekorV2: later(ports.rekorV2) },
+    shards: { ct: standbyNames['ct-log'], 'rekor-v2': standbyNames['rekor-v2'] },
+  }
 }
 
 /** Origins, as signed into checkpoints and as clients of the trust root know them. */
-export function origins({ domain, treeId }: Pick<InstallationChoices, 'domain' | 'treeId'>) {
-  return { rekorV1: `rekor-v1.${domain} - ${treeId}`, rekorV2: `rekor-v2.${domain}`, ct: `ct.${domain}` }
+export function origins({ domain, treeId, shards }: Pick<InstallationChoices, 'domain' | 'treeId' | 'shards'>) {
+  const named = (name: 'ct' | 'rekor-v2') =>
+    shardOrigin({ kind: name, origin: `${name}.${domain}` }, shards?.[name] ?? name, treeId)
+  return { rekorV1: `rekor-v1.${domain} - ${treeId}`, rekorV2: named('rekor-v2'), ct: named('ct') }
 }
 
 /** What clients dial. */

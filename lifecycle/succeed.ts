@@ -27,7 +27,8 @@ import { type AdminAgent, HsmError, type KeyKind } from '#hsm'
 import { witnessOrigin } from '#tlog'
 import type { LogKind } from '#transparency-log'
 import { type AgentReach, readAgentFile, withAdminAgent } from './agents.ts'
-import { newTreeId } from './installation.ts'
+import { newTreeId, shardOrigin } from './log-names.ts'
+import { nextName } from './standby-plan.ts'
 
 /** The log as it is configured now, with all of its fields. */
 export interface FormerLog {
@@ -122,22 +123,9 @@ export async function succeed(options: SucceedOptions): Promise<Succeeded> {
   return { successor, origin, url, former }
 }
 
-/** `rekor-v1` → `rekor-v1-2` → `rekor-v1-3`. */
-export function successorName(name: string): string {
-  const [, base = name, number = '1'] = /^(.*?)(?:-(\d+))?$/.exec(/^rekor-v\d$/.test(name) ? `${name}-1` : name) ?? []
-  return `${base}-${Number(number) + 1}`
-}
-
-/** Rekor v1 keeps its host and gets a new tree; every other log is a host of its own: `rekor-v2-2.example.org`. */
-function successorOrigin({ kind, origin }: FormerLog, treeId: string): string {
-  if (kind === 'rekor-v1') return origin.replace(/ - \d+$/, ` - ${treeId}`)
-  const [first = '', ...rest] = origin.split('.')
-  return [successorName(first), ...rest].join('.')
-}
-
 async function planned(options: SucceedOptions): Promise<Journal> {
-  const { log, agent } = options
-  const successor = successorName(log.name)
+  const { dataDir, log, agent } = options
+  const successor = nextName(dataDir, log.name)
   const treeId = newTreeId()
   const { keys } = parseDocument(readFileSync(readAgentFile(agent).path, 'utf8')).toJS() as {
     keys: Readonly<Record<string, { witnessKey?: string }>>
@@ -145,7 +133,7 @@ async function planned(options: SucceedOptions): Promise<Journal> {
   return {
     former: log.name,
     successor,
-    origin: successorOrigin(log, treeId),
+    origin: shardOrigin(log, successor, treeId),
     ...(log.kind === 'rekor-v1' ? { treeId } : {}),
     ...(await addressOf(options, successor)),
     database: join(dirname(log.database), `${successor}.db`),

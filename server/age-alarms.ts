@@ -2,6 +2,7 @@
 import type { Alarms, Code } from '#alarms'
 import type { TrustRootStatus } from '#trust-root'
 import type { Parts } from './main.ts'
+import { standbyFindings, standbyStates } from './standby.ts'
 import { certificatesOf, trustRootStatus } from './status.ts'
 
 /** Time to hold a ceremony in working hours. */
@@ -94,6 +95,7 @@ export function watchAges(parts: Parts): () => void {
       ...certificateFindings(certificatesOf(parts.loaded), nowMs),
       ...trustRootFindings(await trustRootStatus(parts)),
       ...checkpointFindings(logs, nowMs),
+      ...standbyFindings(await standbyStates(parts.loaded)),
     ]
     tell(alarms, raised, found)
     raised = found

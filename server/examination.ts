@@ -13,6 +13,7 @@ import { readLastBackup } from './backup.ts'
 import { agreementOf, timeSourcesOf } from './clock.ts'
 import type { LoadedConfig } from './config.ts'
 import { watchDisk } from './disk.ts'
+import { standbyFindings, standbyStates } from './standby.ts'
 import { surveyAgent, type SurveyedAgent, tokenFindings } from './examine-tokens.ts'
 import { certificatesOf, type Status } from './status.ts'
 
@@ -63,6 +64,7 @@ export async function examine(loaded: LoadedConfig, options: ExaminationOptions 
     ...(status === undefined ? await machineFindings(loaded, now) : clockFindings(status)),
     ...certificateFindings(certificatesOf(loaded), now.getTime()),
     ...trustRootFindings(await trustRootOf(loaded, now)),
+    ...standbyFindings(await standbyStates(loaded)),
     ...backupFindings(loaded, now),
     ...fileFindings(loaded, names),
     ...socketFindings(loaded),

@@ -14,6 +14,7 @@ import { type LastBackup, readLastBackup } from './backup.ts'
 import type { LoadedConfig } from './config.ts'
 import type { VolumeState } from './disk.ts'
 import type { Parts } from './main.ts'
+import { standbyChains, type StandbyState, standbyStates } from './standby.ts'
 
 export interface ServiceState {
   readonly service: string
@@ -60,6 +61,8 @@ export interface Status {
   readonly anchors: readonly AnchorState[]
   readonly certificates: readonly { readonly name: string; readonly notAfter: string }[]
   readonly trustRoot?: TrustRootStatus
+  /** What stands by for an emergency, by kind. */
+  readonly standby: readonly StandbyState[]
   /** `fault`: why nothing that states a time is signed just now, or empty. */
   readonly clock: { readonly lastStepMs: number; readonly fault: string }
   /** One entry a volume that is written. */
@@ -133,6 +136,7 @@ export async function statusOf(parts: Parts): Promise<Status> {
     anchors: parts.anchors.states(),
     certificates: certificatesOf(parts.loaded),
     ...(trustRoot && { trustRoot }),
+    standby: await standbyStates(parts.loaded),
     clock: { lastStepMs: parts.clock.lastStepMs(), fault: parts.clock.fault() ?? '' },
     disk: parts.disk.volumes(),
     ...(lastBackup && { lastBackup }),
@@ -143,7 +147,7 @@ export async function statusOf(parts: Parts): Promise<Status> {
  * Every certificate that ends one day, each once: of the authorities, and those with which listeners serve. Read from
  * the files, which may have been renewed since the start; one that cannot be read is left out.
  */
-export function certificatesOf({ config, resolve }: LoadedConfig): { name: string; notAfter: string }[] {
+export function certificatesOf({ config, dataDir, resolve }: LoadedConfig): { name: string; notAfter: string }[] {
   const chain = (path: string | undefined, names: readonly string[]) =>
     path === undefined ? [] : dersIn(resolve(path)).map((der, at) => ({ name: names[at] ?? 'root CA', der }))
   const served: { certFile: string; name: string }[] = []
@@ -158,6 +162,7 @@ export function certificatesOf({ config, resolve }: LoadedConfig): { name: strin
   const found = [
     ...chain(config.ca?.chain, ['issuing CA']),
     ...chain(config.timestamp?.chain, ['timestamp']),
+    ...standbyChains(dataDir).flatMap((each) => chain(each.chain, [each.name])),
     ...served.flatMap(({ name, certFile }) =>
       dersIn(resolve(certFile))
         .slice(0, 1)

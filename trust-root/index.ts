@@ -15,6 +15,7 @@ export {
   jsonOfItem,
   parseInventory,
   readInventory,
+  TIMESTAMP_PATH,
   type TrustItem,
   type TrustItemKind,
   type TrustItemState,
@@ -27,14 +28,14 @@ export type { Custodian, PendingRole, PendingSummary, Publication, PublishedVers
 export {
   type Canary,
   DEFAULT_TUF_KEYS,
-  DEFAULT_TUF_POLICY,
-  publish,
   type PublishOptions,
   type PublishStep,
   type TufKeyNames,
-  type TufPolicy,
   type WithRootAgent,
-} from './publish.ts'
+} from './options.ts'
+export { DEFAULT_TUF_POLICY, type TufPolicy } from './policy.ts'
+export { publish } from './publish.ts'
+export { type CustodianKey, formatRoles, type OfflineRole, parseRoles, readRoles, type Roles, writeRoles } from './roles.ts'
 export {
   type Release,
   renderRelease,

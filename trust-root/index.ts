@@ -28,14 +28,14 @@ export type { Custodian, PendingRole, PendingSummary, Publication, PublishedVers
 export {
   type Canary,
   DEFAULT_TUF_KEYS,
+  DEFAULT_TUF_POLICY,
+  publish,
   type PublishOptions,
   type PublishStep,
   type TufKeyNames,
+  type TufPolicy,
   type WithRootAgent,
-} from './options.ts'
-export { DEFAULT_TUF_POLICY, type TufPolicy } from './policy.ts'
-export { publish } from './publish.ts'
-export { type CustodianKey, formatRoles, type OfflineRole, parseRoles, readRoles, type Roles, writeRoles } from './roles.ts'
+} from './publish.ts'
 export {
   type Release,
   renderRelease,

@@ -18,7 +18,7 @@ def serve(request):
     # `sigstore trust-instance` gives the root once; later runs trust what is cached (sigstore/_internal/tuf.py).
     known = os.path.exists(os.path.join(state, "root.json"))
     with open(request["root"], "rb") as file:
-        root = None if known else file.read()
+        root = file.read() if request.get("pinned") or not known else None
     updater = Updater(
         metadata_dir=state,
         metadata_base_url=request["mirror"],

@@ -19,6 +19,8 @@ export interface TufRequest {
   readonly state: string
   /** Where a client without state has its root from. */
   readonly root: string
+  /** Every run starts from `root`, also with a cache; for go-tuf v2 and python-tuf, the others always use their cache. */
+  readonly pinned?: boolean
   readonly mirror: string
   readonly targets: readonly string[]
   /** For the two Go clients; the others have the clock that they were started with. */

@@ -20,6 +20,8 @@ export interface MadeSteps {
   readonly steps: readonly Step[]
   /** File with the root that every client begins with. */
   readonly firstRoot: string
+  /** One more step: the online key that was the first one is in service again. */
+  rotateOnlineKey(): Promise<Step>
   close(): Promise<void>
 }
 
@@ -79,7 +81,7 @@ export const stepNames: readonly string[] = Object.keys(changes)
 /** Makes all steps below `scratch` and keeps each in `mirror`. */
 export async function makeSteps(
   scratch: string,
-  mirror: { keep(trustRoot: string, as: string): void },
+  mirror?: { keep(trustRoot: string, as: string): void },
 ): Promise<MadeSteps> {
   const keys = await makeTufKeys(join(scratch, 'keys'))
   const folder = join(scratch, 'trust-root')
@@ -98,10 +100,15 @@ export async function makeSteps(
       backup: join(scratch, 'backup'),
       keys,
     })
-    mirror.keep(folder, name)
+    mirror?.keep(folder, name)
     steps.push(readStep(name, folder))
   }
   const firstRoot = join(scratch, '1.root.json')
   writeFileSync(firstRoot, steps[0]?.files.get('1.root.json') ?? '')
-  return { keys, steps, firstRoot, close: () => keys.close() }
+  const rotateOnlineKey = async () => {
+    const trustRoot = await openTrustRoot({ ...options, keys: { root: 'bob', online: 'tuf-online' } })
+    await trustRoot.publish()
+    return readStep('online key rotated once more', folder)
+  }
+  return { keys, steps, firstRoot, rotateOnlineKey, close: () => keys.close() }
 }

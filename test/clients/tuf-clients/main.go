@@ -22,7 +22,9 @@ type Request struct {
 	// State is the client's folder; made if it is not there.
 	State string `json:"state"`
 	// Root is the root.json that a client without state is given.
-	Root    string   `json:"root"`
+	Root string `json:"root"`
+	// Pinned starts every run from Root, as cosign does with TUF_ROOT_JSON, not from the root that is cached.
+	Pinned  bool     `json:"pinned"`
 	Mirror  string   `json:"mirror"`
 	Targets []string `json:"targets"`
 	// NowMs is the time since the epoch that expiry is compared with; 0: that of the machine.
@@ -85,7 +87,7 @@ func serve(request Request) (Answer, error) {
 // rootFor is the root that the client trusts: the one it has cached, else the one it was given.
 func rootFor(request Request, cached string) ([]byte, error) {
 	root, err := os.ReadFile(cached)
-	if os.IsNotExist(err) {
+	if request.Pinned || os.IsNotExist(err) {
 		return os.ReadFile(request.Root)
 	}
 	return root, err

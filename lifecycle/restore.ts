@@ -6,9 +6,10 @@
 import { copyFile, mkdir, rename, rm, rmdir, symlink } from 'node:fs/promises'
 import { dirname, isAbsolute, join } from 'node:path'
 import { OperatorError } from '#alarms'
-import type { SigningAgent } from '#hsm'
+import { recordUses, type SigningAgent, UseJournal } from '#hsm'
 import { type CaughtUp, catchUpWithMirror } from '#trust-root'
 import { type BackupManifest, damaged, isThere, readManifest, syncPath, verifyFiles } from './backup-manifest.ts'
+import { USES } from './reconcile.ts'
 import { recountAccount, recountBackup } from './recount.ts'
 import { type RestoredLog, restoreLog } from './restore-log.ts'
 
@@ -98,7 +99,8 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
 
 async function restoreLogs(options: RestoreOptions, manifest: BackupManifest, staged: string): Promise<RestoredLog[]> {
   const { backup, keys, tiles, behind, withoutGuard, onStep = () => undefined } = options
-  const agent = await options.openAgent()
+  const journal = new UseJournal(join(options.dataDir, USES))
+  const agent = recordUses(await options.openAgent(), journal)
   try {
     const logs: RestoredLog[] = []
     for (const log of manifest.logs) {
@@ -122,6 +124,7 @@ async function restoreLogs(options: RestoreOptions, manifest: BackupManifest, st
     return logs
   } finally {
     await agent.close()
+    journal.close()
   }
 }
 
@@ -150,9 +153,13 @@ async function stageConfiguration(
   { files }: BackupManifest,
   staged: string,
 ): Promise<void> {
-  for (const { path } of files) {
-    if (path.startsWith(DATA)) await copySynced(join(backup, path), join(staged, path.slice(DATA.length)))
-  }
+  for (const name of replaceable(files)) await copySynced(join(backup, DATA + name), join(staged, name))
+}
+
+/** Notes of key uses only ever grow: those that are there know all that the backup's do. */
+function replaceable(files: BackupManifest['files']): string[] {
+  const names = files.flatMap(({ path }) => (path.startsWith(DATA) ? [path.slice(DATA.length)] : []))
+  return names.filter((name) => dirname(name) !== USES)
 }
 
 /** Puts files that are not there at all; returns their names. */
@@ -181,7 +188,7 @@ async function place(
 ): Promise<string | undefined> {
   const databases = manifest.logs.map(({ database }) => inside(database))
   const folders = manifest.trustRoot === undefined ? [] : [inside(manifest.trustRoot.folder)]
-  const names = manifest.files.flatMap(({ path }) => (path.startsWith(DATA) ? [path.slice(DATA.length)] : []))
+  const names = replaceable(manifest.files)
   let moved = false
   for (const name of [...databases, ...folders, ...names]) {
     const isDatabase = databases.includes(name)

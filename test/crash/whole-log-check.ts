@@ -50,9 +50,9 @@ export async function checkWholeLogs(logs: Logs, { all, fresh, sampleOf }: Scope
     recountCt(logs.ct, logs.keys.ct.spkiDer),
   ])
   const index = {
-    v1: indexBy(v1.entries, digestOfV1Body),
-    v2: indexBy(v2.entries, digestOfV2Body),
-    ca: indexBy(ct.extraData, (extra) => sha256(spkiOf(precertificateOf(extra))).toString('hex')),
+    v1: indexBy(v1.entries, ofClients(digestOfV1Body)),
+    v2: indexBy(v2.entries, ofClients(digestOfV2Body)),
+    ca: indexBy(ct.extraData, digestOfPrecertificate),
   }
   const found: Found = { v1, v2, ct, index }
   for (const { log, head } of headsOf(all, logs)) {
@@ -281,10 +281,28 @@ function digestOfV2Body(body: Buffer): string {
   return Buffer.from(parsed.spec.hashedRekordV002.data.digest, 'base64').toString('hex')
 }
 
-function indexBy(entries: readonly Buffer[], digestOf: (entry: Buffer) => string): Map<string, number> {
+/** What the server signs by itself before a publication, over and over: no client knows of it. */
+const CANARY = sha256(Buffer.from('chancery canary\n')).toString('hex')
+
+function ofClients(digestOf: (entry: Buffer) => string): (entry: Buffer) => string | undefined {
+  return (entry) => {
+    const digest = digestOf(entry)
+    return digest === CANARY ? undefined : digest
+  }
+}
+
+function digestOfPrecertificate(extra: Buffer): string | undefined {
+  const precertificate = precertificateOf(extra)
+  const isCanary = /^URI:https:\/\/[^/]+\/chancery\/canary$/.test(precertificate.subjectAltName ?? '')
+  return isCanary ? undefined : sha256(spkiOf(precertificate)).toString('hex')
+}
+
+/** Entries without a digest are left out. */
+function indexBy(entries: readonly Buffer[], digestOf: (entry: Buffer) => string | undefined): Map<string, number> {
   const index = new Map<string, number>()
   entries.forEach((entry, at) => {
     const digest = digestOf(entry)
+    if (digest === undefined) return
     if (index.has(digest)) throw new CheckError(`entries ${index.get(digest)} and ${at} are of the same request`)
     index.set(digest, at)
   })

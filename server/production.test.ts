@@ -55,6 +55,12 @@ function load(text: string): LoadedConfig {
 }
 
 describe('the production profile', () => {
+  test("refuses an agent of the server's own user", () => {
+    expect(productionFaults(load(sound), agent(false), [company], ['/run/agent.sock']).join('\n')).toMatch(
+      /run\/agent\.sock is of our own user/,
+    )
+  })
+
   test('accepts a sound configuration', () => {
     expect(productionFaults(load(sound), agent(false), [company])).toEqual([])
   })

@@ -1,5 +1,6 @@
 /** What the production profile refuses (design decision 13): all of it is found before anything listens. */
 
+import { statSync } from 'node:fs'
 import type { AgentStatus } from '#hsm'
 import { ConfigError, type LoadedConfig } from './config.ts'
 
@@ -23,17 +24,20 @@ const sharedIssuers = [
   'https://oidc.circleci.com',
 ]
 
-/** Every reason not to run under `production`; empty in development. */
+/** Every reason not to run under `production`; empty in development. `ownSockets`: sockets of the agent that our user owns. */
 export function productionFaults(
   { config }: LoadedConfig,
   agent: AgentStatus,
   issuers: readonly IssuerSummary[],
+  ownSockets: readonly string[] = [],
 ): string[] {
   if (config.profile !== 'production') return []
   const faults: string[] = []
   if (config.developmentIssuer !== undefined) faults.push('developmentIssuer: it gives a token to whoever asks')
   if ('spawn' in config.agent)
     faults.push('agent.spawn: run the agent on its own, under another user, and name its socket')
+  for (const socket of ownSockets)
+    faults.push(`agent: ${socket} is of our own user, who could then read the PIN; run the agent as another user`)
   if (config.trustRoot?.rootAgent !== undefined) faults.push('trustRoot.rootAgent: the root token stays offline')
   if (config.timestamp !== undefined && config.timestamp.timeSource === undefined)
     faults.push('timestamp.timeSource: a timestamp authority needs a checked clock')
@@ -74,13 +78,21 @@ export function productionFaults(
 
 /** Throws `ConfigError` with all of `productionFaults` if there is any. */
 export function refuseInProduction(loaded: LoadedConfig, agent: AgentStatus, issuers: readonly IssuerSummary[]): void {
-  const faults = productionFaults(loaded, agent, issuers)
+  const faults = productionFaults(loaded, agent, issuers, ownSocketsOf(loaded))
   if (faults.length > 0) {
     throw new ConfigError(
       'refused_in_production',
       `the production profile refuses ${loaded.file}:\n  ${faults.join('\n  ')}`,
     )
   }
+}
+
+/** An agent's sockets are made by it, so their owner is its user. */
+function ownSocketsOf({ config: { agent }, resolve }: LoadedConfig): string[] {
+  const sockets = 'socket' in agent ? [agent.socket] : 'sockets' in agent ? Object.values(agent.sockets) : []
+  return sockets
+    .filter((path) => path !== undefined)
+    .filter((path) => statSync(resolve(path)).uid === process.getuid?.())
 }
 
 interface Listening {

@@ -177,3 +177,14 @@ test("the cap stops issuance with an alarm, and the agent's own user alone raise
     /^issuing-ca .* 500 +certificate raised until \d\d:\d\dZ$/m,
   )
 })
+
+test("production wants the agent's sockets to be of another user than the server's", async () => {
+  await stack.stop()
+  const file = join(dataDir, 'chancery.yaml')
+  writeFileSync(file, readFileSync(file, 'utf8').replace('profile: development', 'profile: production'))
+  const refused = async () => (await runChancery(['serve', '--check', '--data', dataDir])).text
+  expect(await refused()).not.toMatch(/our own user/)
+  expect(await refused()).toMatch(/production profile refuses/)
+  chownSync(socketOf('log'), process.getuid?.() ?? 0, AGENT.gid)
+  expect(await refused()).toMatch(/log\.sock is of our own user/)
+})

@@ -24,6 +24,8 @@ type Binary =
   | 'timestamp-cli'
   | 'fsck'
   | 'crane'
+  | 'kyverno'
+  | 'policy-tester'
 
 export interface CallOptions {
   /** An initialised TUF_ROOT; the call works on a copy. */

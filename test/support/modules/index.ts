@@ -135,39 +135,69 @@ async function tpmModule(
 /** SoftHSM in another process, as a PKCS#11 server on a unix socket: what a remote or forwarded token looks like. */
 export async function startP11Kit(): Promise<RunningModule & { restart(): Promise<void> }> {
   const behind = await startSoftHsm()
+  const { modulePath, moduleEnvironment = {} } = behind.module
+  const server = await serveByP11Kit({
+    folder: behind.folder,
+    modulePath,
+    moduleEnvironment,
+    uri: 'pkcs11:token=online',
+  })
+  return {
+    folder: behind.folder,
+    module: server.module,
+    token: behind.token,
+    restart: async () => await server.restart(),
+    stop: async () => {
+      await server.stop()
+      remove(behind.folder)
+    },
+  }
+}
+
+export interface P11KitServer {
+  /** What an agent configures to use it. */
+  readonly module: { readonly modulePath: string; readonly moduleEnvironment: Readonly<Record<string, string>> }
+  /** Kills it, with its connections, and starts another. */
+  restart(): Promise<void>
+  stop(): Promise<void>
+}
+
+/** Serves the token of `uri` of a module on a socket in `folder`. */
+export async function serveByP11Kit(behind: {
+  readonly folder: string
+  readonly modulePath: string
+  readonly moduleEnvironment: Readonly<Record<string, string>>
+  readonly uri: string
+}): Promise<P11KitServer> {
   const socket = join(behind.folder, 'p11.sock')
   const serve = async (): Promise<ChildProcess> => {
     const child = spawn(
       'p11-kit',
-      ['server', '--foreground', '--provider', behind.module.modulePath, '-n', socket, 'pkcs11:token=online'],
+      ['server', '--foreground', '--provider', behind.modulePath, '-n', socket, behind.uri],
       // A group of its own: each connection has a child of the server's, which must go with it.
-      { stdio: 'ignore', detached: true, env: { ...process.env, ...behind.module.moduleEnvironment } },
+      { stdio: 'ignore', detached: true, env: { ...process.env, ...behind.moduleEnvironment } },
     )
     await until(() => existsSync(socket))
     return child
   }
   let server = await serve()
   const end = async () => {
+    if (server.exitCode !== null || server.signalCode !== null) return
     const gone = new Promise((resolve) => server.once('exit', resolve))
     if (server.pid !== undefined) process.kill(-server.pid, 'SIGKILL')
     await gone
     rmSync(socket, { force: true })
   }
   return {
-    folder: behind.folder,
     module: {
       modulePath: library('pkcs11/p11-kit-client.so'),
       moduleEnvironment: { P11_KIT_SERVER_ADDRESS: `unix:path=${socket}` },
     },
-    token: behind.token,
     restart: async () => {
       await end()
       server = await serve()
     },
-    stop: async () => {
-      await end()
-      remove(behind.folder)
-    },
+    stop: end,
   }
 }
 

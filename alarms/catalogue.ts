@@ -181,6 +181,18 @@ export const CATALOGUE = {
     severity: 'refusal',
     title: 'A signature of ours does not verify with the trust root',
   },
+  // What signs
+  switch_refused: { exit: EXIT.policy, severity: 'refusal', title: 'What is to sign does not fit together' },
+  switch_untrusted: {
+    exit: EXIT.policy,
+    severity: 'refusal',
+    title: 'Clients do not know what is to sign',
+  },
+  switch_root_unaccepted: {
+    exit: EXIT.policy,
+    severity: 'refusal',
+    title: 'The CT log does not accept the root of the new chain',
+  },
   // Rotations
   rotation_underway: { exit: EXIT.locked, severity: 'refusal', title: 'Another rotation is under way' },
   rotation_none: { exit: EXIT.usage, severity: 'refusal', title: 'No rotation is under way' },

@@ -30,6 +30,7 @@ Tokens and keys:
   token     list tokens, make one, change its PIN, lift its latch
   key       list, make, destroy, back up and restore keys
   agent     take over the copied state of an agent
+  rotate    change a key, step by step, with nothing that clients notice
   hsm       find out what an HSM and its PKCS#11 module can do
 
 Sign and verify:

@@ -26,6 +26,7 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   token: () => import('./token.ts'),
   key: () => import('./key.ts'),
   hsm: () => import('./hsm.ts'),
+  rotate: () => import('./rotate.ts'),
   dev: () => import('./dev.ts'),
   login: () => import('./login.ts'),
   sign: () => import('./sign.ts'),

@@ -18,6 +18,7 @@ export {
   type StandbyMember,
   type StandbyPlan,
 } from './standby-plan.ts'
+export { replaceDurably } from './durable-file.ts'
 export { adoptAgentState } from './adopt-state.ts'
 export { agentNames, type AgentFile, type AgentReach, operatorError, readAgentFile, withAdminAgent } from './agents.ts'
 export {
@@ -38,3 +39,5 @@ export {
   type Verdict,
 } from './token-contents.ts'
 export { type CertificateOfKey, certificatesOf, type KeyName, namesOfId } from './key-references.ts'
+export { readRotations, ROTATION_KINDS, type RotationKind, type RotationRecord, type Rotations } from './journal.ts'
+export * from './rotation/index.ts'

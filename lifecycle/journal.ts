@@ -84,18 +84,23 @@ export function readRotations(dataDir: string): Rotations {
 /** The journal under the lock of this process. What is written is durable when a method returns. */
 export class Journal {
   readonly #dataDir: string
+  readonly #file: string
   readonly #lock: Database.Database
   readonly #now: () => Date
   #record: RotationRecord | undefined
 
-  /** Throws `rotation_underway` where another process works on one. */
-  constructor(dataDir: string, now: () => Date = () => new Date()) {
+  /**
+   * `name`: of the file of what is under way; an emergency has one of its own beside a rotation that waits. Throws
+   * `rotation_underway` where another process works on one.
+   */
+  constructor(dataDir: string, now: () => Date = () => new Date(), name = 'rotation') {
     this.#dataDir = dataDir
+    this.#file = join(dataDir, `lifecycle/${name}.json`)
     this.#now = now
     mkdirSync(join(dataDir, 'lifecycle'), { recursive: true, mode: 0o700 })
     this.#lock = takeLock(join(dataDir, 'lifecycle/rotation.lock'))
     try {
-      const { current } = readRotations(dataDir)
+      const current = existsSync(this.#file) ? read(this.#file) : undefined
       this.#record = current
       // Killed between its last word and its place in the history.
       if (current?.ended !== undefined) this.#moveToHistory(current)
@@ -172,7 +177,7 @@ export class Journal {
   }
 
   #write(record: RotationRecord): RotationRecord {
-    replaceDurably(currentFile(this.#dataDir), `${JSON.stringify(recordSchema.parse(record), undefined, 2)}\n`)
+    replaceDurably(this.#file, `${JSON.stringify(recordSchema.parse(record), undefined, 2)}\n`)
     this.#record = record
     return record
   }
@@ -180,7 +185,7 @@ export class Journal {
   #moveToHistory(record: RotationRecord): void {
     const folder = join(this.#dataDir, 'lifecycle/rotations')
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    renameSync(currentFile(this.#dataDir), join(folder, `${record.id}.json`))
+    renameSync(this.#file, join(folder, `${record.id}.json`))
     syncFolder(folder)
     syncFolder(join(this.#dataDir, 'lifecycle'))
     this.#record = undefined

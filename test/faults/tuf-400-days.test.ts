@@ -1,0 +1,207 @@
+/**
+ * A year and more of a repository by a simulated clock: the real publisher does what the server does every hour, with
+ * real agents, and the custodians are there on few days, and for sixty days not at all. The four foreign TUF clients come
+ * by every day, every 20 and every 90 days, and anew. None is ever refused.
+ *
+ * CHANCERY_LONG=1 looks every hour and has clients every day; the usual run is a sample of the same 400 days.
+ */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { listen, type Listener } from '#http'
+import {
+  initTrustRoot,
+  openTrustRoot,
+  servedFolder,
+  type TrustRoot,
+  type TrustRootOptions,
+  trustRootSection,
+} from '#trust-root'
+import { trustRootFindings } from '../../server/age-alarms.ts'
+import { openTufClients, type TufClientName, type TufClients, tufClientNames } from '../e2e/tuf-clients.ts'
+import { refusals } from '../e2e/tuf-refusals.ts'
+import { readStep } from '../e2e/tuf-repository.ts'
+import { withLog } from '../e2e/tuf-steps.ts'
+import { type FakedClock, fakeClock } from '../support/faked-clock.ts'
+import { exampleInventory } from '../support/trust-installation.ts'
+import { makeTufKeys, type TufKeys } from '../support/tuf-keys.ts'
+import { LONG } from './loaded-stack.ts'
+
+const DAYS = 400
+/** How often the server looks; the sample's is still far below the two days that a timestamp has left when it is renewed. */
+const TICK_HOURS = LONG ? 1 : 12
+/** The custodians are away exactly when root and targets become due: 275 days after they were signed. */
+const ABSENT = { from: 275, to: 335 }
+/** Days on which enough custodians come together, if anything is to be signed. */
+const MEETINGS = [30, 120, 210, 270, 290, 310, 330, 340, 370]
+/** The server does not run for almost two days, as from Friday evening to Sunday; its files are still served. */
+const OUTAGES = [50, 150, 276, 333, 398].map((day) => ({ from: day, to: day + 46 / 24 }))
+
+const DAY = 86_400
+const scratch = mkdtempSync(join(tmpdir(), 'chancery-tuf-400-days-'))
+const folder = join(scratch, 'trust-root')
+const firstRoot = join(scratch, '1.root.json')
+let clock: FakedClock
+let offsetSeconds = 0
+let keys: TufKeys
+let clients: TufClients
+let server: Listener
+let trustRoot: TrustRoot
+
+const now = (): Date => new Date(Date.now() + offsetSeconds * 1000)
+
+/** Days since the beginning, in whole hours. */
+function goTo(day: number): void {
+  offsetSeconds = Math.round(day * 24) * 3600
+  clock.step(offsetSeconds)
+}
+
+beforeAll(async () => {
+  clock = fakeClock(scratch, 'world')
+  keys = await makeTufKeys(join(scratch, 'keys'), clock.environment)
+  clients = openTufClients(clock.environment)
+  mkdirSync(folder)
+  server = await listen({ host: '127.0.0.1', port: 0, sections: [{ section: trustRootSection({ folder }) }] })
+  await initTrustRoot(withCustodians(), await exampleInventory())
+  writeFileSync(firstRoot, readFileSync(join(servedFolder(folder), '1.root.json')))
+  trustRoot = await openTrustRoot(online())
+})
+
+afterAll(async () => {
+  await clients?.close()
+  await server?.close()
+  await keys?.close()
+  rmSync(scratch, { recursive: true, force: true })
+})
+
+/** As the server has it: no custodian's key. */
+function online(): TrustRootOptions {
+  return { folder, agent: keys.online, keys: { root: 'alice', online: 'tuf-online' }, now }
+}
+
+function withCustodians(): TrustRootOptions {
+  return { ...online(), withRootAgent: (use) => use(keys.custodians) }
+}
+
+interface Visit {
+  readonly name: TufClientName
+  readonly habit: string
+  readonly day: number
+}
+
+const counts = { resigned: 0, ceremonies: 0, visits: 0 }
+/** The least that a client ever saw left of a role, hours. */
+const leastHours: Record<string, number> = {}
+
+/** A client comes by. It gets every target with the right bytes, or this throws. */
+async function visit({ name, habit, day }: Visit): Promise<void> {
+  const step = readStep('now', folder)
+  const state = join(scratch, 'clients', `${name}-${habit}`)
+  if (habit === 'new') rmSync(state, { recursive: true, force: true })
+  // One that was installed later came with the root of its day.
+  const root = habit === 'new' && day > 200 ? join(servedFolder(folder), 'root.json') : firstRoot
+  const targets = Object.keys(step.targets)
+  const answer = await clients.refresh(name, { state, root, mirror: server.url, targets, now: now() })
+  counts.visits += 1
+  for (const { role, secondsLeft } of (await trustRoot.status()).roles) {
+    leastHours[role] = Math.min(leastHours[role] ?? Infinity, Math.floor(secondsLeft / 3600))
+  }
+  const who = { name, habit, day }
+  expect({ ...who, ...answer }).toEqual({ ...who, versions: step.versions, targets: step.targets })
+}
+
+/** Who comes by at a time. */
+function visitsAt(day: number): Visit[] {
+  // What is oldest of all is what is served just before the server is back.
+  if (OUTAGES.some(({ to }) => to === day)) return tufClientNames.map((name) => ({ name, habit: 'daily', day }))
+  if (!Number.isInteger(day)) return []
+  const often = LONG ? 1 : 50
+  const habits = [
+    ...(day % often === 0 ? ['daily'] : []),
+    ...(day % (LONG ? 20 : 100) === 0 ? ['every 20 days'] : []),
+    ...(day % (LONG ? 90 : 180) === 0 ? ['every 90 days'] : []),
+    ...(day % (LONG ? 5 : 133) === 0 ? ['new'] : []),
+  ]
+  return habits.flatMap((habit) => tufClientNames.map((name) => ({ name, habit, day })))
+}
+
+const isAway = (day: number) => day >= ABSENT.from && day < ABSENT.to
+const isDown = (day: number) => OUTAGES.some(({ from, to }) => day > from && day < to)
+const hours = [
+  ...Array.from({ length: (DAYS * 24) / TICK_HOURS + 1 }, (_, at) => at * TICK_HOURS),
+  ...OUTAGES.map(({ to }) => to * 24),
+].toSorted((a, b) => a - b)
+
+/** What the hourly loop of the server does; the error of one run is logged and the next one tries again. */
+async function tick(): Promise<void> {
+  if (await trustRoot.resign()) counts.resigned += 1
+}
+
+/** The days on which an alarm was first seen, by its code and role. */
+const alarms = new Map<string, number>()
+
+async function look(day: number): Promise<void> {
+  for (const { code, subject } of trustRootFindings(await trustRoot.status())) {
+    const alarm = `${code} ${subject}`
+    if (!alarms.has(alarm)) alarms.set(alarm, day)
+  }
+}
+
+/** The custodians sign if they have to, and once add a log. */
+async function meet(day: number): Promise<void> {
+  const { roles } = await trustRoot.status()
+  const wanted = roles.some(({ role, state }) => (role === 'root' || role === 'targets') && state !== 'fresh')
+  if (!wanted && day !== 120) return
+  const together = await openTrustRoot(withCustodians())
+  if (day === 120) await together.update((old) => withLog(old, 'rekor-v1-next', 'trusted'))
+  else await together.publish()
+  counts.ceremonies += 1
+}
+
+describe('400 days with the custodians absent for 60', () => {
+  test('no client is ever refused', async () => {
+    const began = performance.now()
+    for (const hour of hours) {
+      const day = hour / 24
+      goTo(day)
+      // Before the server looks, when everything is as old as it gets.
+      for (const one of visitsAt(day)) await visit(one)
+      if (isDown(day)) continue
+      await tick()
+      if (!Number.isInteger(day)) continue
+      await look(day)
+      if (MEETINGS.includes(day) && !isAway(day)) await meet(day)
+    }
+    const seconds = Math.round((performance.now() - began) / 1000)
+    console.log(
+      `400 days in ${seconds} s: ${JSON.stringify({ ...counts, leastHours, alarms: Object.fromEntries(alarms) })}`,
+    )
+    expect(counts.visits).toBeGreaterThan(LONG ? 1900 : 60)
+    expect(counts.resigned).toBeGreaterThan(300)
+  })
+})
+
+test('the other way round: once root has lapsed, every client refuses on that day', async () => {
+  const { roles } = await trustRoot.status()
+  const ends = roles.find(({ role }) => role === 'root')?.expires.getTime() ?? 0
+  for (const [hours, lapsed] of [
+    [-6, false],
+    [6, true],
+  ] as const) {
+    goTo((ends + hours * 3_600_000 - Date.now()) / (DAY * 1000))
+    await tick()
+    for (const name of tufClientNames) {
+      const state = join(scratch, 'clients', `${name}-daily`)
+      const answer = await clients.refresh(name, {
+        state,
+        root: firstRoot,
+        mirror: server.url,
+        targets: ['trusted_root.json'],
+        now: now(),
+      })
+      if (lapsed) expect(answer).toEqual({ error: expect.stringMatching(refusals.expiredRoot[name]) })
+      else expect(answer).not.toHaveProperty('error')
+    }
+  }
+})

@@ -29,6 +29,7 @@ import { Fields, refuse } from './purposes/purpose.ts'
 import { RoleScope, type Role } from './roles.ts'
 import { SigningDesk } from './signing-desk.ts'
 import type { SyncError } from './synced-writes.ts'
+import { beats } from './watchdog-beats.ts'
 import type { AgentStatus, SignedPurpose } from './signing.ts'
 import type { WireValue } from './wire.ts'
 
@@ -270,7 +271,6 @@ function isSocket(path: string): boolean {
  * the agent is built, can hang like every other. The agent is told of for its calls on other threads.
  */
 async function startWatchdog(limitSeconds: number): Promise<(agent: Agent) => void> {
-  const beats = new Int32Array(new SharedArrayBuffer(4))
   const limitMs = limitSeconds * 1000
   const watchdog = new Worker(new URL('./watchdog.ts', import.meta.url), { workerData: { beats, limitMs }, env: {} })
   await once(watchdog, 'message')

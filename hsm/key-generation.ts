@@ -18,6 +18,7 @@ import {
 } from './pkcs11.ts'
 import type { OptionalAttribute, Profile } from './quirks.ts'
 import { HsmError, type KeyKind } from './signing.ts'
+import { withPatience } from './watchdog-beats.ts'
 
 /** Attributes that some tokens refuse to be given; dropped one after the other, then looked at. */
 export const optionalFor = (
@@ -179,7 +180,7 @@ function generate(
       const template = [...privateTemplate, ...optional.slice(0, kept).map(({ attribute }) => attribute)]
       try {
         const pair = calling('C_GenerateKeyPair', () =>
-          module.C_GenerateKeyPair(session, generation, [...publicTemplate, ...named], template),
+          withPatience(() => module.C_GenerateKeyPair(session, generation, [...publicTemplate, ...named], template)),
         )
         return { publicKey: Buffer.from(pair.publicKey), privateKey: Buffer.from(pair.privateKey) }
       } catch (error) {

@@ -289,6 +289,16 @@ describe('a token that fails', () => {
     expect(child.pid).not.toBe(first)
   })
 
+  test('makes a key for longer than the watchdog waits for a signature: it is let finish', async () => {
+    const shim = buildFaultShim(installation)
+    installation.configure({ modulePath: shim.modulePath, watchdogSeconds: 2 })
+    const { admin, child } = await start({ deadlineMs: 20_000 })
+    const first = child.pid
+    shim.set({ call: 'C_GenerateKeyPair', action: 'delay', times: 1, value: 4000 })
+    expect((await admin.generateKey({ token: 'online', label: 'slow', kind: 'P-256' })).kind).toBe('P-256')
+    expect(child.pid).toBe(first)
+  })
+
   test('hangs in its very first call: the first agent is ended and says so, a later one is followed by another', async () => {
     const shim = buildFaultShim(installation)
     installation.configure({ modulePath: shim.modulePath, watchdogSeconds: 2 })

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { OperatorError } from '#alarms'
 import { BACKDATE_SECONDS, type TrustItem, type TrustItemKind } from '#trust-root'
 import { editAgentFile, keyIn, putKey, reachOf, reload, withSide } from './agent-file.ts'
-import { chainIn, chainOfFile, fromAgentFile, issuerHere, writeCertificates } from './certificates.ts'
+import { chainIn, chainOfFile, fromAgentFile, issuerHere, writeCertificate } from './certificates.ts'
 import { type Facts, formerKey, known } from './facts.ts'
 import { entryOf, nextFreeName, plannedLike, signerOf } from './keys.ts'
 import { inventoryOf, itemOfDer, wholeSeconds } from './publication.ts'
@@ -74,35 +74,32 @@ export function startingNow(now: Date): string {
 }
 
 /** The new key in the services' agent, with the options of the former one and its own certificate. */
-export function agentStep(folder: 'ca' | 'timestamp'): Step {
-  return {
-    name: 'agent',
-    run: async (rotation) => {
-      const { installation, facts } = rotation
-      const paths = writeCertificates(rotation, folder)
-      const signer = signerOf(facts)
-      const former = formerKey(facts)
-      const reach = reachOf(installation, 'services')
-      const {
-        uris: _uris,
-        uri: _uri,
-        token: _token,
-        spki: _spki,
-        kind: _kind,
-        curve: _curve,
-        ...options
-      } = keyIn(reach, former.name)
-      const issuerCertificate =
-        options['issuerCertificate'] === undefined
-          ? {}
-          : { issuerCertificate: fromAgentFile(installation, paths.certificate) }
-      editAgentFile(reach, (document) =>
-        putKey(document, signer.name, { ...entryOf(signer), ...options, ...issuerCertificate }, former.name),
-      )
-      await withSide(installation, 'services', (admin) => reload(admin, [signer.name]))
-      return undefined
-    },
-  }
+export const agentStep: Step = {
+  name: 'agent',
+  run: async (rotation) => {
+    const { installation, facts } = rotation
+    const signer = signerOf(facts)
+    const former = formerKey(facts)
+    const reach = reachOf(installation, 'services')
+    const {
+      uris: _uris,
+      uri: _uri,
+      token: _token,
+      spki: _spki,
+      kind: _kind,
+      curve: _curve,
+      ...options
+    } = keyIn(reach, former.name)
+    const issuerCertificate =
+      options['issuerCertificate'] === undefined
+        ? {}
+        : { issuerCertificate: fromAgentFile(installation, writeCertificate(rotation)) }
+    editAgentFile(reach, (document) =>
+      putKey(document, signer.name, { ...entryOf(signer), ...options, ...issuerCertificate }, former.name),
+    )
+    await withSide(installation, 'services', (admin) => reload(admin, [signer.name]))
+    return undefined
+  },
 }
 
 /** What verifiers are told of the new chain: the address stays. */
@@ -124,15 +121,13 @@ export function itemOf(kind: TrustItemKind): (rotation: Rotation) => Promise<Tru
   }
 }
 
-/** Asks the server to sign with the new key from now on. */
-export function switchStep(verb: 'ca-switch' | 'tsa-switch', folder: 'ca' | 'timestamp'): Step {
+/** Asks the server to sign with the new key from now on; requests under way end with the former one. */
+export function switchStep(verb: 'ca-switch' | 'tsa-switch'): Step {
   return {
     name: 'switch',
-    run: async (rotation) => {
-      const { installation, facts, keep, now } = rotation
-      const { chain } = writeCertificates(rotation, folder)
-      await installation.ask(verb, { key: signerOf(facts).name, chain })
-      if (facts.switchedAt === undefined) keep({ switchedAt: now().toISOString() })
+    run: async ({ installation, facts, keep, now }) => {
+      await installation.ask(verb, { key: signerOf(facts).name, chain: known(facts.chain, 'chain') })
+      keep({ switchedAt: now().toISOString() })
       return undefined
     },
   }

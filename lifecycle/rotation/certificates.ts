@@ -180,17 +180,17 @@ function onlyOf(pem: string): Uint8Array {
   return known(chainIn(pem)[0], 'certificate in the journal')
 }
 
-/** Writes the certificates where configuration and agent look for them. Returns their paths below the data folder. */
-export function writeCertificates(
-  { installation, facts }: Rotation,
-  folder: 'ca' | 'timestamp',
-): { readonly certificate: string; readonly chain: string } {
-  const { name } = signerOf(facts)
+/** Writes the certificate of the new key where the agent looks for it. Returns its path below the data folder. */
+export function writeCertificate({ installation, facts }: Rotation): string {
+  const path = certificateFile(signerOf(facts).name)
   const chain = chainIn(known(facts.chain, 'chain'))
-  const paths = { certificate: `${folder}/${name}.pem`, chain: `${folder}/${name}-chain.pem` }
-  replaceDurably(join(installation.dataDir, paths.certificate), encodeChain(chain.slice(0, 1)))
-  replaceDurably(join(installation.dataDir, paths.chain), encodeChain(chain))
-  return paths
+  replaceDurably(join(installation.dataDir, path), encodeChain(chain.slice(0, 1)))
+  return path
+}
+
+/** Of an issuing CA's key, below the data folder. */
+export function certificateFile(key: string): string {
+  return `ca/${key}.pem`
 }
 
 /** A path as agent.yaml has it: relative to its folder. */

@@ -34,10 +34,10 @@ export const issuingCa: RotationPlan = {
   steps: [
     keyStep,
     certifyStep,
-    agentStep('ca'),
+    agentStep,
     publishStep(itemOf('certificate-authority')),
     waitStep,
-    switchStep('ca-switch', 'ca'),
+    switchStep('ca-switch'),
     proveStep,
     endStep(lastCertificateEnds),
     retireStep,

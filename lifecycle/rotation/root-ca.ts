@@ -45,11 +45,11 @@ export const rootCa: RotationPlan = {
   steps: [
     keyStep,
     certifyStep,
-    agentStep('ca'),
+    agentStep,
     rootsStep,
     publishStep(itemOf('certificate-authority')),
     waitStep,
-    switchStep('ca-switch', 'ca'),
+    switchStep('ca-switch'),
     proveStep,
     endStep(lastCertificateEnds),
     retireStep,

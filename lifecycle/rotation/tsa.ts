@@ -33,10 +33,10 @@ export const tsa: RotationPlan = {
   steps: [
     keyStep,
     certifyStep,
-    agentStep('timestamp'),
+    agentStep,
     publishStep(itemOf('timestamp-authority')),
     waitStep,
-    switchStep('tsa-switch', 'timestamp'),
+    switchStep('tsa-switch'),
     proveStep,
     endStep(({ facts }) => new Date(Date.parse(known(facts.switchedAt, 'time of the switch')) + 1000)),
     retireStep,

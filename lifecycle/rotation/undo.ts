@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import type { PendingSummary } from '#trust-root'
 import { dropKey, editAgentFile, keysIn, reachOf, reload, withSide } from './agent-file.ts'
+import { certificateFile } from './certificates.ts'
 import { type KeySide, plannedKeys } from './facts.ts'
 import { destroyIfThere } from './keys.ts'
 import { change, inventoryOf } from './publication.ts'
@@ -68,11 +69,7 @@ async function forget({ installation, facts }: Rotation, side: KeySide): Promise
 
 /** Of this rotation's own making, and of no use to anybody. */
 function removeFiles({ installation, facts }: Rotation): void {
-  const { signer, root } = facts.keys
-  const named = [signer, root].flatMap((key) => (key === undefined ? [] : [key.name]))
-  const files = named.flatMap((name) =>
-    ['ca', 'timestamp'].flatMap((folder) => [`${folder}/${name}.pem`, `${folder}/${name}-chain.pem`]),
-  )
+  const files = plannedKeys(facts).map(({ planned }) => certificateFile(planned.name))
   for (const file of [...files, ...(facts.requestFile === undefined ? [] : [facts.requestFile])]) {
     const path = join(installation.dataDir, file)
     if (existsSync(path)) rmSync(path)

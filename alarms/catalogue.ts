@@ -163,6 +163,33 @@ export const CATALOGUE = {
   restore_other_key: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent has another key for a log' },
   restore_without_guard: { exit: EXIT.integrity, severity: 'refusal', title: 'The agent remembers no head of a log' },
   // Ceremonies
+  ceremony_plan_invalid: { exit: EXIT.usage, severity: 'refusal', title: 'A plan of a ceremony cannot be used' },
+  ceremony_plan_expired: { exit: EXIT.policy, severity: 'refusal', title: 'A plan of a ceremony has expired' },
+  ceremony_approval_refused: { exit: EXIT.policy, severity: 'refusal', title: 'An approval does not count' },
+  ceremony_quorum: { exit: EXIT.approval, severity: 'refusal', title: 'Too few operators have approved' },
+  ceremony_awaiting: { exit: EXIT.approval, severity: 'refusal', title: 'A ceremony goes on elsewhere first' },
+  ceremony_underway: { exit: EXIT.locked, severity: 'refusal', title: 'Another command works on this ceremony' },
+  ceremony_tool_missing: { exit: EXIT.failed, severity: 'refusal', title: 'A program for signatures is not installed' },
+  ceremony_token_mismatch: { exit: EXIT.policy, severity: 'refusal', title: 'A token is not the one of the plan' },
+  ceremony_key_exists: { exit: EXIT.policy, severity: 'refusal', title: 'A token has a key of this name already' },
+  ceremony_key_unfit: { exit: EXIT.integrity, severity: 'refusal', title: 'A token made a key that must not be used' },
+  ceremony_transcript_damaged: {
+    exit: EXIT.integrity,
+    severity: 'refusal',
+    title: 'A transcript is not as it was written',
+  },
+  ceremony_transcript_wrong: {
+    exit: EXIT.integrity,
+    severity: 'refusal',
+    title: 'A transcript tells of what the plan does not allow',
+  },
+  ceremony_transcript_unfinished: { exit: EXIT.approval, severity: 'refusal', title: 'A ceremony has not ended' },
+  ceremony_witness_refused: {
+    exit: EXIT.integrity,
+    severity: 'refusal',
+    title: 'A witness did not sign this transcript',
+  },
+  ceremony_not_logged: { exit: EXIT.integrity, severity: 'refusal', title: 'A transcript is not shown to be logged' },
   ceremony_request_refused: {
     exit: EXIT.integrity,
     severity: 'refusal',
@@ -174,6 +201,17 @@ export const CATALOGUE = {
     title: 'A certificate of an authority is not what was asked for',
   },
   // The trust root
+  publication_pending: { exit: EXIT.approval, severity: 'refusal', title: 'Another publication waits for signatures' },
+  awaiting_signatures: { exit: EXIT.approval, severity: 'refusal', title: 'A publication waits for signatures' },
+  no_pending_publication: { exit: EXIT.usage, severity: 'refusal', title: 'No publication waits for signatures' },
+  signature_refused: { exit: EXIT.integrity, severity: 'refusal', title: 'A signature is not of what waits' },
+  signature_known: { exit: EXIT.policy, severity: 'refusal', title: 'A signature is here already' },
+  candidate_expired: { exit: EXIT.policy, severity: 'refusal', title: 'What waits for signatures has ended' },
+  payload_refused: { exit: EXIT.integrity, severity: 'refusal', title: 'A payload is not what it says' },
+  root_signed: { exit: EXIT.policy, severity: 'refusal', title: 'A root that somebody signed cannot be unmade' },
+  invalid_roles: { exit: EXIT.usage, severity: 'refusal', title: 'roles.json is not understood' },
+  invalid_items: { exit: EXIT.usage, severity: 'refusal', title: 'items.json is not understood' },
+  lint: { exit: EXIT.policy, severity: 'refusal', title: 'Some client could not read what would be published' },
   no_trust_root: { exit: EXIT.usage, severity: 'refusal', title: 'A server has no trust root' },
   // The trust root
   canary_failed: {

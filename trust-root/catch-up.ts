@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { TrustRootError } from './errors.ts'
 import type { PublishedVersions } from './publication.ts'
-import { publishedInventory, versionsOf } from './publish.ts'
+import { publishedInventory, versionsOf } from './published.ts'
 import {
   isSignedFor,
   parseMetadata,

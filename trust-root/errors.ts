@@ -1,5 +1,7 @@
 /** Why trust material was not read, rendered, signed or published. */
 export type TrustRootErrorCode =
+  /** roles.json is malformed or contradicts itself. */
+  | 'invalid_roles'
   /** items.json is missing, malformed or contradicts itself. */
   | 'invalid_items'
   /** The linter refused what would have been published; `findings` name the rules. */
@@ -9,8 +11,20 @@ export type TrustRootErrorCode =
   | 'missing'
   /** The repository on disk does not verify: it was altered, or half of it was restored. */
   | 'damaged_repository'
-  /** The root signer is needed and was not given (production: a ceremony on the admin socket). */
-  | 'root_signer_needed'
+  /** Another publication waits for its custodians. */
+  | 'publication_pending'
+  /** None waits. */
+  | 'no_pending_publication'
+  /** A signature that somebody brings is not one of the pending publication, or does not verify. */
+  | 'signature_refused'
+  /** It is here already. */
+  | 'signature_known'
+  /** What waits for signatures would have expired by now. */
+  | 'candidate_expired'
+  /** A payload is not what it says. */
+  | 'payload_refused'
+  /** A root that somebody has signed cannot be unmade. */
+  | 'root_signed'
   /** A signature came back that does not verify, or a threshold is not met by the keys at hand. */
   | 'unsigned'
   /** A value that TUF's canonical JSON cannot hold. */

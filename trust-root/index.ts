@@ -28,14 +28,33 @@ export type { Custodian, PendingRole, PendingSummary, Publication, PublishedVers
 export {
   type Canary,
   DEFAULT_TUF_KEYS,
-  DEFAULT_TUF_POLICY,
-  publish,
   type PublishOptions,
   type PublishStep,
   type TufKeyNames,
-  type TufPolicy,
   type WithRootAgent,
-} from './publish.ts'
+} from './options.ts'
+export { DEFAULT_TUF_POLICY, type TufPolicy } from './policy.ts'
+export { type DiffSection, formatSections } from './describe.ts'
+export type { TrustDiff } from './diff.ts'
+export type { Withdrawn } from './merge.ts'
+export { keyIdOf, type TufAgent, type TufKey, tufKeyOf } from './metadata.ts'
+export {
+  type CheckedPayload,
+  checkPayload,
+  type PayloadFile,
+  type SignaturesFile,
+  signPayload,
+} from './payload.ts'
+export { publish } from './publish.ts'
+export {
+  type CustodianKey,
+  formatRoles,
+  type OfflineRole,
+  parseRoles,
+  readRoles,
+  type Roles,
+  writeRoles,
+} from './roles.ts'
 export {
   type Release,
   renderRelease,
@@ -43,6 +62,7 @@ export {
   SIGNING_CONFIG_TARGET,
   TRUSTED_ROOT_TARGET,
 } from './release.ts'
+export { publishedInventory } from './published.ts'
 export { servedFolder } from './repository.ts'
 export { resignDue, type RoleStatus, type TrustRootStatus, trustRootStatus } from './resign.ts'
 export { renderSigningConfig, type SigningConfigJson } from './signing-config.ts'

@@ -1,4 +1,4 @@
-import { createHash, createPublicKey, verify } from 'node:crypto'
+import { createHash, createPublicKey, type KeyObject, verify } from 'node:crypto'
 import { Metadata, MetadataKind } from '@tufjs/models'
 import type { SigningAgent, TufRole } from '#hsm'
 import { encodePem, keyBits } from '#x509'
@@ -60,26 +60,38 @@ export interface SignedMetadata<S extends AnySigned = AnySigned> {
   readonly signatures: readonly { readonly keyid: string; readonly sig: string }[]
 }
 
+/** What of an agent signs TUF metadata. */
+export type TufAgent = Pick<SigningAgent, 'key' | 'tuf' | 'tufVersions'>
+
 /** One key that may be asked for signatures: who holds it and under which name. */
 export interface MetadataSigner {
-  readonly agent: SigningAgent
+  readonly agent: TufAgent
   readonly keyName: string
   readonly keyid: string
   readonly key: TufKey
-  readonly spkiDer: Uint8Array
 }
 
 /** Looks a key up in its agent. Throws `unsigned` unless it is ECDSA P-256 or Ed25519, which every TUF client verifies. */
-export async function metadataSigner(agent: SigningAgent, keyName: string): Promise<MetadataSigner> {
+export async function metadataSigner(agent: TufAgent, keyName: string): Promise<MetadataSigner> {
   const { kind, spkiDer } = await agent.key(keyName)
   if (kind !== 'P-256' && kind !== 'ed25519') {
     throw new TrustRootError('unsigned', `key ${keyName} is ${kind}; TUF keys must be P-256 or Ed25519`)
   }
-  const key: TufKey =
-    kind === 'P-256'
-      ? { keytype: 'ecdsa', scheme: 'ecdsa-sha2-nistp256', keyval: { public: encodePem('PUBLIC KEY', spkiDer) } }
-      : { keytype: 'ed25519', scheme: 'ed25519', keyval: { public: Buffer.from(keyBits(spkiDer)).toString('hex') } }
-  return { agent, keyName, keyid: keyIdOf(key), key, spkiDer }
+  const key = tufKeyOf({ kind, spkiDer })
+  return { agent, keyName, keyid: keyIdOf(key), key }
+}
+
+/** A public key in the form in which TUF metadata has it. */
+export function tufKeyOf({
+  kind,
+  spkiDer,
+}: {
+  readonly kind: 'P-256' | 'ed25519'
+  readonly spkiDer: Uint8Array
+}): TufKey {
+  return kind === 'P-256'
+    ? { keytype: 'ecdsa', scheme: 'ecdsa-sha2-nistp256', keyval: { public: encodePem('PUBLIC KEY', spkiDer) } }
+    : { keytype: 'ed25519', scheme: 'ed25519', keyval: { public: Buffer.from(keyBits(spkiDer)).toString('hex') } }
 }
 
 /** Hex SHA-256 of the key's canonical form; clients do not check it, but go-tuf makes the same. */
@@ -105,25 +117,37 @@ export function expiryAt(now: Date, validitySeconds: number): string {
 }
 
 /**
- * Has `signed` signed by each signer, once. Every signature is verified with the signer's public key before it counts,
- * so that a fault of the token becomes `unsigned` here and not a dead mirror. A signer that is given twice signs once:
- * TUF clients treat a repeated keyid as an error.
+ * Has `signed` signed by each signer that is not among `signatures` yet. Every signature is verified with the signer's
+ * public key before it counts, so that a fault of the token becomes `unsigned` here and not a dead mirror. A signer that
+ * is given twice signs once: TUF clients treat a repeated keyid as an error.
  */
 export async function signMetadata<S extends AnySigned>(
   signed: S,
   signers: readonly MetadataSigner[],
+  signatures: SignedMetadata['signatures'] = [],
 ): Promise<SignedMetadata<S>> {
   const payload = signedBytes(signed)
-  const signatures: { keyid: string; sig: string }[] = []
-  for (const signer of new Map(signers.map((signer) => [signer.keyid, signer])).values()) {
+  const all = [...signatures]
+  for (const signer of signers) {
+    if (all.some(({ keyid }) => keyid === signer.keyid)) continue
     const signature = await signer.agent.tuf({ key: signer.keyName, role: signed._type, payload })
-    const publicKey = createPublicKey({ key: Buffer.from(signer.spkiDer), format: 'der', type: 'spki' })
-    if (!verify(signer.key.keytype === 'ecdsa' ? 'sha256' : null, payload, publicKey, signature)) {
+    if (!isSignature(signer.key, payload, signature)) {
       throw new TrustRootError('unsigned', `key ${signer.keyName} gave a signature that does not verify`)
     }
-    signatures.push({ keyid: signer.keyid, sig: Buffer.from(signature).toString('hex') })
+    all.push({ keyid: signer.keyid, sig: Buffer.from(signature).toString('hex') })
   }
-  return { signed, signatures }
+  return { signed, signatures: all }
+}
+
+/** Whether `signature` (ECDSA: DER) is this key's over `payload`. */
+export function isSignature(key: TufKey, payload: Uint8Array, signature: Uint8Array): boolean {
+  return verify(key.keytype === 'ecdsa' ? 'sha256' : null, payload, publicKeyOf(key), signature)
+}
+
+function publicKeyOf({ keytype, keyval }: TufKey): KeyObject {
+  if (keytype === 'ecdsa') return createPublicKey(keyval.public)
+  const x = Buffer.from(keyval.public, 'hex').toString('base64url')
+  return createPublicKey({ key: { kty: 'OKP', crv: 'Ed25519', x }, format: 'jwk' })
 }
 
 const kinds = {

@@ -151,7 +151,15 @@ describe('a foreign TUF client (tuf-js)', () => {
   test('is not given a root that the old key did not sign', async () => {
     await init()
     const rotation = publish(options({ keys: { root: 'tuf-root-2', online: 'tuf-online' } }))
-    await expect(rotation).rejects.toMatchObject({ code: 'lint', findings: [{ rule: 'tuf-signed' }] })
+    expect(await rotation).toMatchObject({
+      state: 'awaiting-signatures',
+      pending: {
+        roles: [
+          { role: 'root', version: 2, have: 1, need: 2 },
+          { role: 'targets', have: 1, need: 1 },
+        ],
+      },
+    })
     await client().trust()
     await client().fetchTarget('trusted_root.json')
     expect(await client().versions()).toMatchObject({ root: 1, timestamp: 1 })
@@ -256,9 +264,16 @@ describe('the publisher refuses', () => {
     expect((await readInventory(folder)).operator).toBe('example.org')
   })
 
-  test('to publish without the root signer', async () => {
+  test('to publish without the root signer: it waits for it', async () => {
     await init()
-    await expect(publish(options({ withRootAgent: undefined }))).rejects.toMatchObject({ code: 'root_signer_needed' })
+    await writeInventory(folder, withKey('rekor-v1-next', spki()))
+    expect(await publish(options({ withRootAgent: undefined }))).toMatchObject({
+      state: 'awaiting-signatures',
+      pending: { roles: [{ role: 'targets', version: 2, have: 0, need: 1, missing: [{ name: 'tuf-root' }] }] },
+    })
+    expect(await publish(options()), 'and is not signed behind its back').toMatchObject({
+      state: 'awaiting-signatures',
+    })
   })
 
   test('a repository whose timestamp was altered', async () => {

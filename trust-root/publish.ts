@@ -1,163 +1,168 @@
-import { createHash } from 'node:crypto'
-import { lstat } from 'node:fs/promises'
-import { join } from 'node:path'
-import type { SigningAgent } from '#hsm'
+import { draft, signerIfKnown } from './draft.ts'
 import { TrustRootError } from './errors.ts'
 import { formatInventory, type Inventory, readInventory } from './items.ts'
 import { lintRelease, lintRepository, refuseFindings } from './linter.ts'
 import {
   expiryAt,
   type MetadataSigner,
-  metadataSigner,
   type RootSigned,
   signMetadata,
   type SignedMetadata,
   type SnapshotSigned,
-  type TargetFileEntry,
-  type TargetsSigned,
   type TimestampSigned,
 } from './metadata.ts'
-import type { Publication, PublishedVersions } from './publication.ts'
-import { type Release, releaseCopies, releaseTargets, renderRelease } from './release.ts'
-import {
-  publishGeneration,
-  readRepository,
-  type RepositoryState,
-  reserveVersion,
-  servedFolder,
-  stagedRoot,
-  stageRoot,
-} from './repository.ts'
-
-/** How long each role is valid, and how long before its end it is signed again; seconds. */
-export interface TufPolicy {
-  readonly root: RolePolicy
-  readonly targets: RolePolicy
-  readonly snapshot: RolePolicy
-  readonly timestamp: RolePolicy
-}
-
-/** `renewSeconds` < `validSeconds`. */
-export interface RolePolicy {
-  readonly validSeconds: number
-  readonly renewSeconds: number
-}
-
-const DAY = 86_400
+import { DEFAULT_TUF_KEYS, type PublishOptions } from './options.ts'
+import { type Candidate, clearPending, freeze, type Pending, readPending } from './pending.ts'
+import { DEFAULT_TUF_POLICY } from './policy.ts'
+import type { Custodian, PendingSummary, Publication, PublishedVersions } from './publication.ts'
+import { publishedInventory, publishedRoles, versionsOf, wishedRoles } from './published.ts'
+import { custodianNames, isSigned, offlineParts, summaryOf } from './quorum.ts'
+import { renderRelease } from './release.ts'
+import { publishGeneration, readRepository, type RepositoryState, reserveVersion } from './repository.ts'
+import { formatRoles, type Roles } from './roles.ts'
 
 /**
- * Root and targets a year, with a quarter to get the custodians together. The timestamp three days and never less than
- * two left: a mirror survives a weekend of its signer, and a withheld update is noticed within three days (legacy
- * clients look for news only when it has expired).
- */
-export const DEFAULT_TUF_POLICY: TufPolicy = {
-  root: { validSeconds: 365 * DAY, renewSeconds: 90 * DAY },
-  targets: { validSeconds: 365 * DAY, renewSeconds: 90 * DAY },
-  snapshot: { validSeconds: 30 * DAY, renewSeconds: 15 * DAY },
-  timestamp: { validSeconds: 3 * DAY, renewSeconds: 2 * DAY },
-}
-
-/** Opens the root token for the moment of `use` and closes it again; in production there is none beside a ceremony. */
-export type WithRootAgent = <T>(use: (agent: SigningAgent) => Promise<T>) => Promise<T>
-
-/** Names of the TUF keys in their agents. */
-export interface TufKeyNames {
-  /** Roles root and targets; on the root token. */
-  readonly root: string
-  /** Keys that an older root names and that must sign its successor once more. */
-  readonly formerRoot?: readonly string[]
-  /** Roles snapshot and timestamp; on the online token. */
-  readonly online: string
-}
-
-/** The key names of a standard installation. */
-export const DEFAULT_TUF_KEYS: TufKeyNames = { root: 'tuf-root', online: 'tuf-online' }
-
-/** What is being done; called before each step, for progress, and for tests that stop there. */
-export type PublishStep =
-  | 'render'
-  | 'lint'
-  | 'root'
-  | 'targets'
-  | 'snapshot'
-  | 'timestamp'
-  | 'check'
-  | 'canary'
-  | 'write'
-  | 'switch'
-  | 'tidy'
-
-/** Everything that a publication needs. */
-export interface PublishOptions {
-  /** The trust-root folder, which holds items.json. Only one process publishes into it. */
-  readonly folder: string
-  readonly agent: SigningAgent
-  readonly withRootAgent?: WithRootAgent | undefined
-  readonly keys?: TufKeyNames | undefined
-  readonly policy?: TufPolicy | undefined
-  readonly now: Date
-  readonly onStep?: ((step: PublishStep) => void) | undefined
-  /** The last question before clients see it: rejects with what speaks against it. Not asked for a mere re-signing. */
-  readonly canary?: Canary | undefined
-}
-
-/** Tries a candidate on signatures of before and of now; rejects if one does not verify. */
-export type Canary = (candidate: Release) => Promise<void>
-
-/**
- * Publishes items.json: render → lint → root (if it must change) → targets → snapshot → timestamp → check → canary →
- * switch.
+ * Publishes items.json and roles.json: render → lint → root (if it must change) → targets → [freeze, until the custodians
+ * have signed] → snapshot → timestamp → check → canary → switch.
  *
  * Nothing is signed unless every rule of the linter holds. Clients see the old repository until the last step and the
  * whole new one after it. If it fails or dies anywhere, running it again continues: versions that were asked for are
- * never used twice, a root that may have been signed is published as it was.
+ * never used twice, a root that may have been signed is published as it was. While another publication waits for
+ * signatures it is `publication_pending`; asked for the very same, that one goes on.
  *
- * Throws `LintError`, `TrustRootError`, and `HsmError` of the agents.
+ * `renew` signs targets anew though nothing changes. Throws `LintError`, `TrustRootError`, and `HsmError` of the agents.
  */
-export async function publish(options: PublishOptions): Promise<Publication> {
-  return publishInventory(options, await readInventory(options.folder))
-}
-
-/** Signs what is published once more, root and targets included, without taking over later changes of items.json. */
-export async function publishAgain(options: PublishOptions): Promise<Publication> {
-  const inventory = await publishedInventory(options.folder)
-  if (!inventory) throw new TrustRootError('missing', 'nothing is published yet')
-  return publishInventory(options, inventory)
-}
-
-async function publishInventory(options: PublishOptions, inventory: Inventory): Promise<Publication> {
-  const { folder, agent, now, keys = DEFAULT_TUF_KEYS, onStep = () => {} } = options
+export async function publish(
+  options: PublishOptions,
+  { renew = false }: { readonly renew?: boolean } = {},
+): Promise<Publication> {
+  const { folder } = options
+  const [inventory, roles] = [await readInventory(folder), await wishedRoles(folder)]
   const previous = await readRepository(folder)
+  const pending = await readPending(folder, previous)
+  if (pending !== undefined) {
+    requireSame(pending, { inventory, roles })
+    return await goOn(options, pending, previous)
+  }
+  const candidate = await drafted(options, { inventory, roles, renew, mustSuffice: false })
+  return candidate === undefined ? unchanged(previous) : await complete(options, candidate, previous)
+}
 
+/**
+ * Signs what is published once more, root and targets included, without taking over later changes of items.json; only
+ * with the keys at hand. Undefined if these do not suffice, or while a publication waits: then nothing was done.
+ */
+export async function publishAgain(options: PublishOptions): Promise<Publication | undefined> {
+  const { folder } = options
+  const inventory = await publishedInventory(folder)
+  if (!inventory) throw new TrustRootError('missing', 'nothing is published yet')
+  const previous = await readRepository(folder)
+  if ((await readPending(folder, previous)) !== undefined) return undefined
+  const roles = await publishedRoles(folder)
+  const candidate = await drafted(options, { inventory, roles, renew: true, mustSuffice: true })
+  return candidate && (await complete(options, candidate, previous))
+}
+
+/** Completes what waits, if its custodians have signed by now; undefined if nothing waits. */
+export async function publishPending(options: PublishOptions): Promise<Publication | undefined> {
+  const previous = await readRepository(options.folder)
+  const pending = await readPending(options.folder, previous)
+  return pending && (await goOn(options, pending, previous))
+}
+
+/** Renders and lints, and drafts what custodians sign. */
+async function drafted(
+  options: PublishOptions,
+  { inventory, roles, renew, mustSuffice }: Intention,
+): Promise<Candidate | undefined> {
+  const { folder, now, onStep = () => {} } = options
+  const previous = await readRepository(folder)
   onStep('render')
   const release = renderRelease(inventory)
   onStep('lint')
   const before = await publishedInventory(folder)
   refuseFindings(lintRelease(release, { now, ...(before ? { previous: renderRelease(before) } : {}) }))
+  const online = await onlineSigners(options, roles)
+  const known = await publishedRoles(folder)
+  const wish = { inventory, release, roles, publishedRoles: known, previous, online, renew, mustSuffice }
+  const candidate = await draft(options, wish)
+  // What verifiers see stays, and so may all signatures; what only our copies tell can still have changed.
+  const isSame =
+    candidate?.newRoots.length === 0 &&
+    candidate.targets === undefined &&
+    before !== undefined &&
+    formatInventory(before) === formatInventory(inventory) &&
+    textOf(known) === textOf(roles)
+  return isSame ? undefined : candidate
+}
 
-  const online = await metadataSigner(agent, keys.online)
-  const { newRoots, root, targets } = await withRootSigner(options, async (signers) => {
-    onStep('root')
-    const newRoots = await advanceRoot(options, previous?.root, signers, online)
-    const root = newRoots.at(-1) ?? previous?.root
-    if (!root) throw new TrustRootError('damaged_repository', 'no root was made')
-    onStep('targets')
-    return { newRoots, root, targets: await signTargets(options, release, signers) }
-  })
+interface Intention {
+  readonly inventory: Inventory
+  readonly roles: Roles | undefined
+  readonly renew: boolean
+  readonly mustSuffice: boolean
+}
+
+function unchanged(previous: RepositoryState | undefined): Publication {
+  if (previous === undefined) throw new TrustRootError('missing', 'nothing is published yet')
+  return { state: 'published', versions: versionsOf(previous) }
+}
+
+/** Publishes what is signed for, and freezes what is not. */
+async function complete(
+  options: PublishOptions,
+  candidate: Candidate,
+  previous: RepositoryState | undefined,
+): Promise<Publication> {
+  const { folder, now, onStep = () => {}, canary } = options
+  if (isSigned(offlineParts(previous?.root, candidate.newRoots, candidate.targets))) {
+    return { state: 'published', versions: await finish(options, candidate, previous) }
+  }
+  // Before custodians walk to their safes.
+  onStep('canary')
+  await canary?.(renderRelease(candidate.inventory))
+  onStep('freeze')
+  return await awaiting(options, await freeze(folder, candidate, now))
+}
+
+async function goOn(
+  options: PublishOptions,
+  pending: Pending,
+  previous: RepositoryState | undefined,
+): Promise<Publication> {
+  if (!isSigned(offlineParts(previous?.root, pending.newRoots, pending.targets)))
+    return await awaiting(options, pending)
+  const versions = await finish(options, pending, previous)
+  options.onStep?.('clear')
+  await clearPending(options.folder)
+  return { state: 'published', versions }
+}
+
+/** The online roles over what custodians have signed, then everything at once. */
+async function finish(
+  options: PublishOptions,
+  candidate: Candidate,
+  previous: RepositoryState | undefined,
+): Promise<PublishedVersions> {
+  const { folder, now, onStep = () => {}, canary } = options
+  const { newRoots, targetFiles, copies } = candidate
+  const root = newRoots.at(-1) ?? previous?.root
+  const targets = candidate.targets ?? previous?.targets
+  if (root === undefined || targets === undefined) {
+    throw new TrustRootError('damaged_repository', 'a first publication has neither root nor targets')
+  }
+  const online = await onlineSignerOf(options, root.signed)
   onStep('snapshot')
   const snapshot = await signSnapshot(options, targets.signed.version, online, previous)
   onStep('timestamp')
   const timestamp = await signTimestamp(options, snapshot.signed.version, online)
-
   onStep('check')
-  const targetFiles = new Map([...releaseTargets(release)].map(([name, { bytes }]) => [name, bytes]))
-  const copies = releaseCopies(release).set(PUBLISHED_ITEMS, Buffer.from(formatInventory(inventory)))
   const publication = { root, newRoots, targets, snapshot, timestamp, targetFiles, copies }
   refuseFindings(lintRepository({ publication, previous, now }))
   onStep('canary')
-  await options.canary?.(release)
+  await canary?.(renderRelease(candidate.inventory))
   await publishGeneration(folder, publication, onStep)
-  return { state: 'published', versions: versionsOf(publication) }
+  return versionsOf(publication)
 }
 
 /**
@@ -165,10 +170,10 @@ async function publishInventory(options: PublishOptions, inventory: Inventory): 
  * Same promises as `publish`.
  */
 export async function refreshOnlineRoles(options: PublishOptions, withSnapshot: boolean): Promise<PublishedVersions> {
-  const { folder, agent, now, keys = DEFAULT_TUF_KEYS, onStep = () => {} } = options
+  const { folder, now, onStep = () => {} } = options
   const previous = await readRepository(folder)
   if (!previous) throw new TrustRootError('missing', 'nothing is published yet')
-  const online = await metadataSigner(agent, keys.online)
+  const online = await onlineSignerOf(options, previous.root.signed)
   onStep('snapshot')
   const snapshot = withSnapshot
     ? await signSnapshot(options, previous.targets.signed.version, online, previous)
@@ -186,126 +191,66 @@ export async function refreshOnlineRoles(options: PublishOptions, withSnapshot: 
   return versionsOf(publication)
 }
 
-/** True if a role that ends at `expires` is to be signed again. */
-export function isDue(expires: string, renewSeconds: number, now: Date): boolean {
-  return new Date(expires).getTime() - now.getTime() < renewSeconds * 1000
+/** The keys that shall sign snapshot and timestamp; each must be in the agent. */
+export async function onlineSigners(
+  { agent, keys = DEFAULT_TUF_KEYS }: PublishOptions,
+  roles: Roles | undefined,
+): Promise<MetadataSigner[]> {
+  const signers: MetadataSigner[] = []
+  for (const name of roles?.online ?? [keys.online]) {
+    const signer = await signerIfKnown(agent, name)
+    if (signer === undefined) throw new TrustRootError('unsigned', `the online agent has no key ${name}`)
+    signers.push(signer)
+  }
+  return signers
 }
 
-/** Copy of items.json as it was published, inside the generation; its name keeps it out of HTTP. */
-const PUBLISHED_ITEMS = '.items.json'
+/** The agent's key that a root names for snapshot and timestamp: during a rotation the agent has the next one too. */
+export async function onlineSignerOf(options: PublishOptions, root: RootSigned): Promise<MetadataSigner> {
+  const { folder, agent, keys = DEFAULT_TUF_KEYS } = options
+  const known = [await wishedRoles(folder), await publishedRoles(folder)]
+  const names = new Set([...known.flatMap((roles) => roles?.online ?? []), keys.online])
+  for (const name of names) {
+    const signer = await signerIfKnown(agent, name)
+    if (signer !== undefined && root.roles.timestamp.keyids.includes(signer.keyid)) return signer
+  }
+  throw new TrustRootError('unsigned', `none of the keys ${[...names].join(', ')} may sign timestamps by the root`)
+}
 
-/** The inventory that clients see now; undefined before the first publication. */
-export async function publishedInventory(folder: string): Promise<Inventory | undefined> {
-  const served = servedFolder(folder)
-  const isThere = await lstat(join(served, PUBLISHED_ITEMS)).then(
-    () => true,
-    () => false,
+/** Names of keys by what is known of custodians. */
+export async function namesOf(
+  { folder, keys = DEFAULT_TUF_KEYS }: PublishOptions,
+  pending?: Pick<Pending, 'roles'>,
+): Promise<(keyid: string) => Custodian> {
+  const known = [pending?.roles, await wishedRoles(folder), await publishedRoles(folder)]
+  return custodianNames(known, keys.root)
+}
+
+/** Who must sign what waits. */
+export async function pendingSummary(options: PublishOptions, pending: Pending): Promise<PendingSummary> {
+  const nameOf = await namesOf(options, pending)
+  const previous = await readRepository(options.folder)
+  const parts = offlineParts(previous?.root, pending.newRoots, pending.targets)
+  return { id: pending.id, roles: parts.map((part) => summaryOf(part, nameOf)) }
+}
+
+async function awaiting(options: PublishOptions, pending: Pending): Promise<Publication> {
+  return { state: 'awaiting-signatures', pending: await pendingSummary(options, pending) }
+}
+
+/** Throws `publication_pending` if something else than what waits is meant. */
+export function requireSame(pending: Pending, { inventory, roles }: Pick<Pending, 'inventory' | 'roles'>): void {
+  const isSame =
+    formatInventory(pending.inventory) === formatInventory(inventory) && textOf(pending.roles) === textOf(roles)
+  if (isSame) return
+  throw new TrustRootError(
+    'publication_pending',
+    `publication ${pending.id} waits for signatures, and this is another one; have it signed, or withdraw it with: chancery trust withdraw`,
   )
-  return isThere ? readInventory(served, PUBLISHED_ITEMS) : undefined
 }
 
-async function withRootSigner<T>(
-  { withRootAgent, keys = DEFAULT_TUF_KEYS }: PublishOptions,
-  use: (signers: readonly MetadataSigner[]) => Promise<T>,
-): Promise<T> {
-  if (!withRootAgent) {
-    throw new TrustRootError(
-      'root_signer_needed',
-      `root and targets are signed by key ${keys.root}, which is not open here; run this where the root token is`,
-    )
-  }
-  return withRootAgent(async (agent) => {
-    const signers: MetadataSigner[] = []
-    for (const name of [keys.root, ...(keys.formerRoot ?? [])]) signers.push(await metadataSigner(agent, name))
-    return use(signers)
-  })
-}
-
-/**
- * The new roots, oldest first: one that a crash left behind, then one more if keys have changed or the end is near.
- * Each is signed by the keys before it and by its own, as far as they are at hand; the check says if that is enough.
- */
-async function advanceRoot(
-  options: PublishOptions,
-  published: SignedMetadata<RootSigned> | undefined,
-  signers: readonly MetadataSigner[],
-  online: MetadataSigner,
-): Promise<SignedMetadata<RootSigned>[]> {
-  const { folder, now, policy = DEFAULT_TUF_POLICY } = options
-  const newRoots: SignedMetadata<RootSigned>[] = []
-  let current = published
-  const sign = async (signed: RootSigned) => {
-    const named = new Set([...signed.roles.root.keyids, ...(current?.signed.roles.root.keyids ?? [])])
-    current = await signMetadata(
-      signed,
-      signers.filter(({ keyid }) => named.has(keyid)),
-    )
-    newRoots.push(current)
-  }
-
-  const version = (current?.signed.version ?? 0) + 1
-  const leftover = await stagedRoot(folder, version)
-  // One that names none of our keys was staged by an installation that was never published, and replaced since.
-  if (leftover && signers.some(({ keyid }) => leftover.roles.root.keyids.includes(keyid))) await sign(leftover)
-
-  const wanted = rootBody(signers, online)
-  const isCurrent =
-    current !== undefined &&
-    hasSameKeys(current.signed, wanted) &&
-    !isDue(current.signed.expires, policy.root.renewSeconds, now)
-  if (!isCurrent) {
-    const next: RootSigned = {
-      ...wanted,
-      version: (current?.signed.version ?? 0) + 1,
-      expires: expiryAt(now, policy.root.validSeconds),
-    }
-    await stageRoot(folder, next)
-    await sign(next)
-  }
-  return newRoots
-}
-
-/** Root and targets by the first signer (the others only sign a succession), snapshot and timestamp by the online key. */
-function rootBody(signers: readonly MetadataSigner[], online: MetadataSigner): Omit<RootSigned, 'version' | 'expires'> {
-  const [root] = signers
-  if (!root) throw new TrustRootError('unsigned', 'no key for the root role')
-  const offlineRole = { keyids: [root.keyid], threshold: 1 }
-  const onlineRole = { keyids: [online.keyid], threshold: 1 }
-  return {
-    _type: 'root',
-    spec_version: '1.0',
-    consistent_snapshot: true,
-    keys: { [root.keyid]: root.key, [online.keyid]: online.key },
-    roles: { root: offlineRole, targets: offlineRole, snapshot: onlineRole, timestamp: onlineRole },
-  }
-}
-
-function hasSameKeys(current: RootSigned, wanted: Omit<RootSigned, 'version' | 'expires'>): boolean {
-  const roles = ['root', 'targets', 'snapshot', 'timestamp'] as const
-  return roles.every((role) => {
-    const [a, b] = [current.roles[role], wanted.roles[role]]
-    return a.threshold === b.threshold && a.keyids.toSorted().join() === b.keyids.toSorted().join()
-  })
-}
-
-async function signTargets(
-  { folder, now, policy = DEFAULT_TUF_POLICY }: PublishOptions,
-  release: Release,
-  [signer]: readonly MetadataSigner[],
-): Promise<SignedMetadata<TargetsSigned>> {
-  const targets: Record<string, TargetFileEntry> = {}
-  for (const [name, { bytes, custom }] of releaseTargets(release)) {
-    const sha256 = createHash('sha256').update(bytes).digest('hex')
-    targets[name] = { length: bytes.length, hashes: { sha256 }, ...(custom ? { custom } : {}) }
-  }
-  const signed: TargetsSigned = {
-    _type: 'targets',
-    spec_version: '1.0',
-    version: await reserveVersion(folder, 'targets', await signedBefore(signer, 'targets')),
-    expires: expiryAt(now, policy.targets.validSeconds),
-    targets,
-  }
-  return signMetadata(signed, signer ? [signer] : [])
+function textOf(roles: Roles | undefined): string {
+  return roles === undefined ? '' : formatRoles(roles)
 }
 
 async function signSnapshot(
@@ -340,19 +285,6 @@ async function signTimestamp(
 }
 
 /** The last version that the agent signed for a role, which no mirror can be above. */
-async function signedBefore(
-  signer: MetadataSigner | undefined,
-  role: 'targets' | 'snapshot' | 'timestamp',
-): Promise<number> {
-  return (await signer?.agent.tufVersions({ key: signer.keyName }))?.[role] ?? 0
-}
-
-/** The versions of a repository. */
-export function versionsOf({ root, targets, snapshot, timestamp }: RepositoryState): PublishedVersions {
-  return {
-    root: root.signed.version,
-    targets: targets.signed.version,
-    snapshot: snapshot.signed.version,
-    timestamp: timestamp.signed.version,
-  }
+async function signedBefore({ agent, keyName }: MetadataSigner, role: 'snapshot' | 'timestamp'): Promise<number> {
+  return (await agent.tufVersions({ key: keyName }))[role] ?? 0
 }

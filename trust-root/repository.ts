@@ -22,6 +22,7 @@ import {
  *     generations/000007/                  every file that was ever published, and the four newest roles
  *     versions.json                        the highest version that was ever *asked to be signed*, per role
  *     N.root.staged.json                   a root whose signature was asked for and which is not published yet
+ *     pending/                             a publication that waits for custodians (`pending.ts`)
  *
  * A publication fills a new generation (old files are hard links) and then moves the symbolic link: a client sees the
  * old state or the new one, also when root and online key change at once. Nothing that was published ever disappears:
@@ -79,6 +80,20 @@ export async function readRepository(folder: string): Promise<RepositoryState | 
   return { root, targets, snapshot, timestamp }
 }
 
+/** Content of the published targets by name. Throws `damaged_repository` for one that is not there. */
+export async function readTargets(folder: string, { targets }: TargetsSigned): Promise<Map<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>()
+  for (const [name, { hashes }] of Object.entries(targets)) {
+    const bytes = await readFile(join(servedFolder(folder), targetPath(name, hashes.sha256))).catch(
+      (error: unknown) => {
+        throw new TrustRootError('damaged_repository', `target ${name} cannot be read`, { cause: error })
+      },
+    )
+    files.set(name, bytes)
+  }
+  return files
+}
+
 /**
  * Takes the next version of a role and makes that durable *before* anything is signed under it. The agent refuses a
  * version that it has signed already, so a crash between signature and publication must cost a number, not the role.
@@ -98,19 +113,26 @@ export async function reserveVersion(
 }
 
 /**
- * Keeps the exact root that is about to be signed: root versions must have no gap, so after a crash the same bytes are
- * signed again and published before any other root.
+ * Keeps the exact root that is about to be signed, with what was signed of it: root versions must have no gap, so after a
+ * crash the same bytes are signed again and published before any other root.
  */
-export async function stageRoot(folder: string, signed: RootSigned): Promise<void> {
-  await writeDurably(join(folder, stagedRootFile(signed.version)), Buffer.from(JSON.stringify(signed)))
+export async function stageRoot(folder: string, root: SignedMetadata<RootSigned>): Promise<void> {
+  await writeDurably(join(folder, stagedRootFile(root.signed.version)), Buffer.from(JSON.stringify(root)))
 }
 
-/** The root of this version that a crash left unpublished, if any. */
-export async function stagedRoot(folder: string, version: number): Promise<RootSigned | undefined> {
+/** The root of this version that a crash or a withdrawal left unpublished, if any; of old its text had no signatures. */
+export async function stagedRoot(folder: string, version: number): Promise<SignedMetadata<RootSigned> | undefined> {
   const name = stagedRootFile(version)
   const text = await readFile(join(folder, name), 'utf8').catch(() => undefined)
   if (text === undefined) return undefined
-  return parseMetadata<RootSigned>('root', `{"signatures":[],"signed":${text}}`, name).signed
+  const whole = text.startsWith('{"_type"') ? `{"signatures":[],"signed":${text}}` : text
+  return parseMetadata<RootSigned>('root', whole, name)
+}
+
+/** Forgets a staged root: only for one that nobody has signed. */
+export async function unstageRoot(folder: string, version: number): Promise<void> {
+  await rm(join(folder, stagedRootFile(version)), { force: true })
+  await syncFolder(folder)
 }
 
 async function clearStagedRoots(folder: string): Promise<void> {

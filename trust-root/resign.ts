@@ -1,15 +1,9 @@
 import { Gauge, Counter } from 'prom-client'
 import type { TufRole } from '#hsm'
 import { TrustRootError } from './errors.ts'
-import {
-  DEFAULT_TUF_KEYS,
-  DEFAULT_TUF_POLICY,
-  isDue,
-  publishAgain,
-  type PublishOptions,
-  refreshOnlineRoles,
-  type TufPolicy,
-} from './publish.ts'
+import type { PublishOptions } from './options.ts'
+import { DEFAULT_TUF_POLICY, isDue, type TufPolicy } from './policy.ts'
+import { onlineSignerOf, publishAgain, publishPending, refreshOnlineRoles } from './publish.ts'
 import type { Publication, PublishedVersions } from './publication.ts'
 import { readRepository, type RepositoryState } from './repository.ts'
 
@@ -86,10 +80,14 @@ export async function resignDue(options: PublishOptions): Promise<PublishedVersi
   if (!state) throw new TrustRootError('missing', 'nothing is published yet; run: chancery init')
   const due = (role: TufRole) => isDue(state[role].signed.expires, policy[role].renewSeconds, now)
   try {
-    let versions: PublishedVersions | undefined
     const behind = await isBehind(options, state)
-    if (withRootAgent && (behind || due('root') || due('targets'))) versions = versionsIn(await publishAgain(options))
-    else if (behind || due('snapshot')) versions = await refreshOnlineRoles(options, true)
+    let versions = versionsIn(await publishPending(options))
+    if (versions === undefined && withRootAgent && (behind || due('root') || due('targets'))) {
+      versions = versionsIn(await publishAgain(options))
+    }
+    if (versions !== undefined) resignedCounter.inc({ outcome: 'signed' })
+    if (versions !== undefined) return versions
+    if (behind || due('snapshot')) versions = await refreshOnlineRoles(options, true)
     else if (due('timestamp')) versions = await refreshOnlineRoles(options, false)
     if (versions) resignedCounter.inc({ outcome: 'signed' })
     return versions
@@ -99,18 +97,16 @@ export async function resignDue(options: PublishOptions): Promise<PublishedVersi
   }
 }
 
-function versionsIn(publication: Publication): PublishedVersions | undefined {
-  return publication.state === 'published' ? publication.versions : undefined
+function versionsIn(publication: Publication | undefined): PublishedVersions | undefined {
+  return publication?.state === 'published' ? publication.versions : undefined
 }
 
 /**
  * Whether the agent has signed newer metadata than is published: the folder was restored from a backup, or a publication
  * was interrupted. Clients that saw the newer one refuse what is here as a rollback until it is signed again above it.
  */
-async function isBehind(
-  { agent, keys = DEFAULT_TUF_KEYS }: PublishOptions,
-  { snapshot, timestamp }: RepositoryState,
-): Promise<boolean> {
-  const signed = await agent.tufVersions({ key: keys.online })
+async function isBehind(options: PublishOptions, { root, snapshot, timestamp }: RepositoryState): Promise<boolean> {
+  const { agent, keyName } = await onlineSignerOf(options, root.signed)
+  const signed = await agent.tufVersions({ key: keyName })
   return (signed.snapshot ?? 0) > snapshot.signed.version || (signed.timestamp ?? 0) > timestamp.signed.version
 }

@@ -1,21 +1,19 @@
 import { mkdir } from 'node:fs/promises'
 import type { Logger } from 'pino'
-import type { SigningAgent } from '#hsm'
 import { TrustRootError } from './errors.ts'
-import { formatInventory, type Inventory, readInventory, writeInventory } from './items.ts'
+import { type Inventory, writeInventory } from './items.ts'
 import { lintRelease, refuseFindings } from './linter.ts'
-import type { Publication, PublishedVersions } from './publication.ts'
-import {
-  type Canary,
-  publish,
-  publishedInventory,
-  type PublishOptions,
-  type PublishStep,
-  type TufKeyNames,
-  type TufPolicy,
-  versionsOf,
-  type WithRootAgent,
-} from './publish.ts'
+import { type TrustDiff, trustDiff } from './diff.ts'
+import { handOut, mergeSignatures, withdrawPending, type Withdrawn } from './merge.ts'
+import type { PayloadFile } from './payload.ts'
+import type { PendingSummary, Publication, PublishedVersions } from './publication.ts'
+import { publish } from './publish.ts'
+import { wishedRoles } from './published.ts'
+import { type Roles, writeRoles } from './roles.ts'
+import { reassign, updateInventory, whatWaits } from './update.ts'
+import type { TufAgent } from './metadata.ts'
+import type { Canary, PublishOptions, PublishStep, TufKeyNames, WithRootAgent } from './options.ts'
+import type { TufPolicy } from './policy.ts'
 import { renderRelease } from './release.ts'
 import { readRepository } from './repository.ts'
 import { resignDue, type TrustRootStatus, trustRootStatus } from './resign.ts'
@@ -25,7 +23,7 @@ export interface TrustRootOptions {
   /** `<data>/trust-root`. One process at a time owns it. */
   readonly folder: string
   /** Holds the online key. */
-  readonly agent: SigningAgent
+  readonly agent: TufAgent
   /** Given in development and in ceremonies; without it root and targets raise an alarm when they near their end. */
   readonly withRootAgent?: WithRootAgent | undefined
   readonly keys?: TufKeyNames | undefined
@@ -38,10 +36,24 @@ export interface TrustRootOptions {
 
 /** The publisher of one installation. Its calls run one after the other. */
 export interface TrustRoot {
-  /** Publishes items.json as it is now. */
-  publish(): Promise<Publication>
+  /** Publishes items.json and roles.json as they are now; `renew`: new targets though nothing in them changes. */
+  publish(options?: { readonly renew?: boolean }): Promise<Publication>
   /** Replaces items.json and publishes it, unless clients see it already; if the linter refuses, it stays as it was. */
   update(change: (inventory: Inventory) => Inventory): Promise<Publication>
+  /** Who signs by roles.json; undefined where it names nobody. */
+  roles(): Promise<Roles | undefined>
+  /** Replaces roles.json and publishes what follows: custodians, thresholds, online keys. */
+  reassign(roles: Roles): Promise<Publication>
+  /** What waits for custodians; undefined if nothing does. */
+  pending(): Promise<PendingSummary | undefined>
+  /** What custodians sign, as a file for them. Throws `no_pending_publication`. */
+  payload(): Promise<PayloadFile>
+  /** Takes files of signatures and completes what waits if they suffice; a single fault refuses all. */
+  merge(files: readonly unknown[]): Promise<Publication>
+  /** Gives up what waits. */
+  withdraw(options?: { readonly discardRoots?: boolean }): Promise<Withdrawn>
+  /** What a publication would change, or what waits changes. */
+  diff(): Promise<TrustDiff>
   /** Signs again what is due; undefined if nothing was. */
   resign(): Promise<PublishedVersions | undefined>
   status(): Promise<TrustRootStatus>
@@ -63,14 +75,20 @@ export async function openTrustRoot(options: TrustRootOptions): Promise<TrustRoo
 /**
  * Makes items.json and publishes the first version. After a crash in the middle it may be called again with the same
  * keys and continues. Throws `exists` if something was published already: a repository that starts again at version 1
- * is a rollback attack to every client that knew the old one.
+ * is a rollback attack to every client that knew the old one. With `roles`, and without the keys of its custodians at
+ * hand, the first version waits for their signatures.
  */
-export async function initTrustRoot(options: TrustRootOptions, inventory: Inventory): Promise<TrustRoot> {
+export async function initTrustRoot(
+  options: TrustRootOptions,
+  inventory: Inventory,
+  roles?: Roles,
+): Promise<TrustRoot> {
   const { folder, now = () => new Date() } = options
   if (await readRepository(folder)) throw new TrustRootError('exists', `${folder} holds a published repository`)
   refuseFindings(lintRelease(renderRelease(inventory), { now: now() }))
   await mkdir(folder, { recursive: true, mode: 0o755 })
   await writeInventory(folder, inventory)
+  if (roles !== undefined) await writeRoles(folder, roles)
   const trustRoot = publisher(options)
   await trustRoot.publish()
   return trustRoot
@@ -109,20 +127,15 @@ function publisher(options: TrustRootOptions): TrustRoot {
     }
   }
   return {
-    publish: () => inTurn(() => publish(current())),
-    update: (change) =>
-      inTurn(async () => {
-        const inventory = change(await readInventory(folder))
-        const before = await publishedInventory(folder)
-        const previous = before ? { previous: renderRelease(before) } : {}
-        refuseFindings(lintRelease(renderRelease(inventory), { now: now(), ...previous }))
-        await writeInventory(folder, inventory)
-        const published = await readRepository(folder)
-        if (published && before && formatInventory(before) === formatInventory(inventory)) {
-          return { state: 'published', versions: versionsOf(published) }
-        }
-        return publish(current())
-      }),
+    publish: (how) => inTurn(() => publish(current(), how)),
+    update: (change) => inTurn(() => updateInventory(current(), change)),
+    roles: () => wishedRoles(folder),
+    reassign: (roles) => inTurn(() => reassign(current(), roles)),
+    pending: () => inTurn(() => whatWaits(current())),
+    payload: () => inTurn(() => handOut(current())),
+    merge: (files) => inTurn(() => mergeSignatures(current(), files)),
+    withdraw: (how) => inTurn(() => withdrawPending(current(), how)),
+    diff: () => inTurn(() => trustDiff(current())),
     resign,
     status,
     start(intervalSeconds = RESIGN_INTERVAL_SECONDS) {

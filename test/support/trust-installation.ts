@@ -3,7 +3,7 @@ import 'reflect-metadata'
 import { createHash, generateKeyPairSync, sign, webcrypto } from 'node:crypto'
 import * as x509 from '@peculiar/x509'
 import { HsmError, type KeyDescription, type SigningAgent, type TufRequest } from '#hsm'
-import { initialInventory, type Inventory } from '#trust-root'
+import { initialInventory, type Inventory, type Roles, type TufAgent, tufKeyOf } from '#trust-root'
 
 /** The time of every test. */
 export const NOW = new Date('2026-08-01T12:00:00Z')
@@ -75,6 +75,24 @@ export async function exampleInventory(): Promise<Inventory> {
     timestampAuthority: { url: 'http://127.0.0.1:3004', chain: await chain({ leaf: 'timestamp' }) },
     oidcIssuer: { url: 'http://127.0.0.1:5556' },
   })
+}
+
+/** roles.json for custodians whose agents have a key of their name. */
+export async function custodianRoles(
+  agents: Readonly<Record<string, TufAgent>>,
+  names: readonly string[],
+  threshold: number,
+): Promise<Roles> {
+  const custodians = names.map(async (name) => {
+    const described = await agents[name]?.key(name)
+    if (described === undefined) throw new Error(`no custodian ${name}`)
+    return { name, holder: `${name}'s safe`, key: tufKeyOf({ kind: 'P-256', spkiDer: described.spkiDer }) }
+  })
+  return {
+    custodians: await Promise.all(custodians),
+    root: { threshold, custodians: names },
+    targets: { threshold, custodians: names },
+  }
 }
 
 /**

@@ -1,0 +1,62 @@
+import { formatInventory, type Inventory, readInventory, writeInventory } from './items.ts'
+import { lintRelease, refuseFindings } from './linter.ts'
+import type { PublishOptions } from './options.ts'
+import { readPending } from './pending.ts'
+import type { PendingSummary, Publication } from './publication.ts'
+import { pendingSummary, publish, publishPending, requireSame } from './publish.ts'
+import { publishedInventory, publishedRoles, versionsOf, wishedRoles } from './published.ts'
+import { renderRelease } from './release.ts'
+import { readRepository } from './repository.ts'
+import { formatRoles, type Roles, writeRoles } from './roles.ts'
+
+/**
+ * Replaces items.json and publishes it. If the linter refuses, or if another publication waits, items.json stays as it
+ * was. A change that is in what waits already goes on with that; one that clients see already does nothing.
+ */
+export async function updateInventory(
+  options: PublishOptions,
+  change: (inventory: Inventory) => Inventory,
+): Promise<Publication> {
+  const { folder, now } = options
+  const published = await readRepository(folder)
+  const pending = await readPending(folder, published)
+  const roles = await wishedRoles(folder)
+  if (pending !== undefined) {
+    const again = change(pending.inventory)
+    // A change that tells its own time (an end that is now) is in it already, and says the same only of what has it.
+    requireSame(pending, { inventory: again, roles })
+    return (await publishPending(options)) ?? (await publish(options))
+  }
+  const inventory = change(await readInventory(folder))
+  const before = await publishedInventory(folder)
+  const previous = before ? { previous: renderRelease(before) } : {}
+  refuseFindings(lintRelease(renderRelease(inventory), { now, ...previous }))
+  await writeInventory(folder, inventory)
+  const known = await publishedRoles(folder)
+  const isSeen =
+    before !== undefined && formatInventory(before) === formatInventory(inventory) && isSameRoles(known, roles)
+  if (published !== undefined && isSeen) return { state: 'published', versions: versionsOf(published) }
+  return await publish(options)
+}
+
+/** Replaces roles.json and publishes what follows from it; what is published already, or waits, is not made again. */
+export async function reassign(options: PublishOptions, roles: Roles): Promise<Publication> {
+  const { folder } = options
+  const published = await readRepository(folder)
+  const pending = await readPending(folder, published)
+  const inventory = await readInventory(folder)
+  if (pending !== undefined) requireSame(pending, { inventory, roles })
+  await writeRoles(folder, roles)
+  return await publish(options)
+}
+
+/** What waits for signatures; undefined if nothing does. */
+export async function whatWaits(options: PublishOptions): Promise<PendingSummary | undefined> {
+  const pending = await readPending(options.folder, await readRepository(options.folder))
+  return pending && (await pendingSummary(options, pending))
+}
+
+function isSameRoles(one: Roles | undefined, other: Roles | undefined): boolean {
+  const text = (roles: Roles | undefined) => (roles === undefined ? '' : formatRoles(roles))
+  return text(one) === text(other)
+}

@@ -219,6 +219,10 @@ export const CATALOGUE = {
     severity: 'refusal',
     title: 'A signature of ours does not verify with the trust root',
   },
+  kit_damaged: { exit: EXIT.integrity, severity: 'refusal', title: 'An air-gap kit is not what was exported' },
+  kit_other_root: { exit: EXIT.integrity, severity: 'refusal', title: 'An air-gap kit starts from another root' },
+  kit_rollback: { exit: EXIT.integrity, severity: 'refusal', title: 'An air-gap kit is older than one before it' },
+  kit_expired: { exit: EXIT.policy, severity: 'refusal', title: 'An air-gap kit has expired' },
   // What signs
   switch_refused: { exit: EXIT.policy, severity: 'refusal', title: 'What is to sign does not fit together' },
   switch_untrusted: {

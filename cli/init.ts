@@ -18,10 +18,11 @@ export function register(program: Command): void {
         .argParser((value: string, before: readonly string[]) => [...before, value])
         .default([], 'usual kinds'),
     )
+    .option('--tuf-quorum <k/n>', 'k of n custodians sign what clients trust: 2/3')
     .option('--if-missing', 'leave an installation that is there as it is, and end well')
     .addHelpText(
       'after',
-      '\nMakes SoftHSM tokens and a development configuration. An interrupted init is\nstarted over by the next one. In a container: --listen-host 0.0.0.0, since\nwhat is bound inside is not what clients dial.\n\nExample:\n  chancery init --data ./data --domain sig.example.test\n',
+      '\nMakes SoftHSM tokens and a development configuration. An interrupted init is\nstarted over by the next one. In a container: --listen-host 0.0.0.0, since\nwhat is bound inside is not what clients dial.\n\n--tuf-quorum 2/3 tries out custodians: three more tokens, each with a PIN and\nan agent file agent/custodian-N.yaml that no server opens. Every later change\nof what clients trust then waits for two of them (chancery trust pending):\n  chancery trust payload --data ./data -o payload.json\n  chancery trust sign payload.json --agent data/agent/custodian-1.yaml \\\n    --key custodian-1 -o 1.json\n  chancery trust merge 1.json 2.json --data ./data\n\nExamples:\n  chancery init --data ./data --domain sig.example.test --tuf-quorum 2/3\n  chancery init --data ./data --domain sig.example.test\n',
     )
     .action(make)
 }
@@ -34,6 +35,7 @@ interface InitOptions {
   readonly ports: string
   readonly ifMissing?: boolean
   readonly key: readonly string[]
+  readonly tufQuorum?: string
 }
 
 async function make(options: InitOptions): Promise<void> {
@@ -45,6 +47,7 @@ async function make(options: InitOptions): Promise<void> {
     InstallationError,
     isInstallation,
     newTreeId,
+    parseTufQuorum,
     takenPorts,
   } = await import('#lifecycle')
   const { domain, host, listenHost = host } = options
@@ -67,6 +70,9 @@ async function make(options: InitOptions): Promise<void> {
     }
     keyKinds[name] = kind
   }
+  const tufQuorum = options.tufQuorum === undefined ? undefined : parseTufQuorum(options.tufQuorum)
+  if (options.tufQuorum !== undefined && tufQuorum === undefined)
+    throw new InstallationError('bad_choice', `--tuf-quorum ${options.tufQuorum} is not like 2/3, of 2 to 9`)
   const dataDir = resolve(options.data)
   if (options.ifMissing === true && isInstallation(dataDir)) {
     process.stderr.write(`${dataDir} holds an installation; it is left as it is\n`)
@@ -83,7 +89,7 @@ async function make(options: InitOptions): Promise<void> {
   const started = performance.now()
   await createInstallation(
     dataDir,
-    { profile: 'development', domain, host, listenHost, ports, treeId: newTreeId(), keyKinds },
+    { profile: 'development', domain, host, listenHost, ports, treeId: newTreeId(), keyKinds, tufQuorum },
     (step) => process.stderr.write(`  ${step}\n`),
   )
   const seconds = ((performance.now() - started) / 1000).toFixed(1)

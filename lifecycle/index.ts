@@ -1,4 +1,5 @@
 /** What happens to an installation as a whole: its making; later its rotations and backups. */
+export { custodianNames, parseTufQuorum, type TufQuorum } from './custodians.ts'
 export { createInstallation, InstallationError, isInstallation } from './installation.ts'
 export { CHOSEN_KINDS } from './installation-agents.ts'
 export { newTreeId, successorName } from './log-names.ts'

@@ -6,12 +6,13 @@
 
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { recordUses, type SigningAgent, spawnAgent, UseJournal } from '#hsm'
+import { recordUses, spawnAgent, UseJournal } from '#hsm'
 import { issueIntermediateCertificate, issueRootCertificate, issueTimestampCertificate } from '#hsm/ceremony'
 import { createSoftTokens } from '#hsm/softhsm'
-import { initialInventory, initTrustRoot, TIMESTAMP_PATH } from '#trust-root'
+import { initialInventory, initTrustRoot, TIMESTAMP_PATH, type TufAgent } from '#trust-root'
 import { encodePem } from '#x509'
 import { syncPath } from './backup-manifest.ts'
+import { makeCustodians, signAsCustodians } from './custodians.ts'
 import { syncTree } from './durable-tree.ts'
 import {
   generateKeys,
@@ -223,7 +224,14 @@ async function publishTrustRoot(
   const online = await spawnAgent({ configPath: join(dataDir, 'agent/online.yaml') })
   const journal = new UseJournal(join(dataDir, USES))
   try {
-    const withRootAgent = async <T>(use: (agent: SigningAgent) => Promise<T>) =>
+    if (choices.tufQuorum !== undefined) {
+      const roles = await makeCustodians(dataDir, { quorum: choices.tufQuorum, kind: choices.keyKinds?.['tuf-root'] })
+      const options = { folder: join(dataDir, 'trust-root'), agent: recordUses(online.agent, journal) }
+      const trustRoot = await initTrustRoot(options, inventory, roles)
+      await signAsCustodians(dataDir, trustRoot, roles)
+      return await trustRoot.close()
+    }
+    const withRootAgent = async <T>(use: (agent: TufAgent) => Promise<T>) =>
       await withAdmin(dataDir, 'root', async (root) => await use(recordUses(root, journal)))
     const trustRoot = await initTrustRoot(
       { folder: join(dataDir, 'trust-root'), agent: recordUses(online.agent, journal), withRootAgent },

@@ -2,6 +2,7 @@
 
 import { stringify } from 'yaml'
 import type { KeyKind } from '#hsm'
+import type { TufQuorum } from './custodians.ts'
 import { shardOrigin, successorName } from './log-names.ts'
 import type { Ports } from './ports.ts'
 import type { StandbyKind } from './standby-plan.ts'
@@ -18,6 +19,8 @@ export interface InstallationChoices {
   readonly ports: Ports
   /** Positive int64, decimal: the Rekor v1 tree. */
   readonly treeId: string
+  /** Root and targets of TUF are signed by so many custodians, each with a token; without it by one key. */
+  readonly tufQuorum?: TufQuorum | undefined
   /** Kinds other than usual, by the keys' names; which purposes take which: docs/hsm. */
   readonly keyKinds?: Readonly<Record<string, KeyKind>>
   /** Shards later than the first, by the name of the log. */
@@ -132,7 +135,8 @@ export function chanceryYaml(choices: InstallationChoices): string {
       folder: 'trust-root',
       onlineKey: 'tuf-online',
       rootKey: 'tuf-root',
-      rootAgent: 'agent/root.yaml',
+      // Custodians sign elsewhere, also in development.
+      ...(choices.tufQuorum === undefined ? { rootAgent: 'agent/root.yaml' } : {}),
       defaultRekor: 1,
     },
     account: { key: 'account' },

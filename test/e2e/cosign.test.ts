@@ -2,8 +2,9 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { type Arguments, client, predicateType, system } from './clients.ts'
+import { type Arguments, client, predicateType } from './clients.ts'
 import { freshFolder, identityToken, makeArtifact, makeStatement, sharedStack } from './context.ts'
+import { pushImage } from './images.ts'
 import { type Outcome, refusal, succeeded } from './run.ts'
 
 const stack = sharedStack()
@@ -117,7 +118,7 @@ describe.each(ways)('$major on Rekor $log', ({ major, log, sign, attest, verify 
   let image: string
 
   beforeAll(async () => {
-    image = await pushImage(name)
+    image = await pushImage(registry, name)
   })
 
   test('a blob', async () => {
@@ -158,7 +159,7 @@ describe.each(ways)('$major on Rekor $log', ({ major, log, sign, attest, verify 
     expect(refusal(await cosign(major, [check, wrongIdentity, image]))).toMatch(
       /none of the expected identities matched|no matching/i,
     )
-    expect(refusal(await cosign(major, [check, identityFlags, await pushImage(`${name}-unsigned`)]))).toMatch(
+    expect(refusal(await cosign(major, [check, identityFlags, await pushImage(registry, `${name}-unsigned`)]))).toMatch(
       /no signatures found|no valid bundles exist/i,
     )
   })
@@ -209,20 +210,9 @@ describe('static keys', () => {
     succeeded(await cosign(major, ['sign-blob', signWith, '--bundle', bundle, artifact], keys))
     succeeded(await cosign(major, ['verify-blob', ...verify, key, '--bundle', bundle, artifact]))
     refusal(await cosign(major, ['verify-blob', ...verify, other, '--bundle', bundle, artifact]))
-    const image = await pushImage(`key-${major}-${log}`.replaceAll(/[^a-z0-9]+/g, '-'))
+    const image = await pushImage(registry, `key-${major}-${log}`.replaceAll(/[^a-z0-9]+/g, '-'))
     succeeded(await cosign(major, ['sign', signWith, image], keys))
     succeeded(await cosign(major, ['verify', ...verify, key, image]))
     refusal(await cosign(major, ['verify', ...verify, other, image]))
   })
 })
-
-/** Pushes an image of one small layer and returns its reference by digest. */
-async function pushImage(name: string): Promise<string> {
-  const layer = join(freshFolder('layer'), 'layer.tar')
-  makeArtifact(join(layer, '..'))
-  succeeded(await system('tar', ['-cf', layer, '-C', join(layer, '..'), 'artifact.txt']))
-  const reference = `${registry}/${name}`
-  succeeded(await client('crane', ['append', '--new_layer', layer, '--new_tag', `${reference}:latest`]))
-  const digest = succeeded(await client('crane', ['digest', `${reference}:latest`])).stdout.trim()
-  return `${reference}@${digest}`
-}

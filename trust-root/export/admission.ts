@@ -1,0 +1,165 @@
+/** Admission in Kubernetes: policy-controller's TrustRoot and Kyverno's ClusterPolicy. JSON is YAML, and needs no library. */
+import { gzipSync } from 'node:zlib'
+import { encodePem } from '#x509'
+import type { CertificateAuthority, TransparencyLogInstance } from '../trusted-root.ts'
+import type { ClientExport, ExportRequest } from './clients.ts'
+import type { TrustMaterial } from './material.ts'
+import { tar } from './tar.ts'
+import { filesOf, jsonFile, shellWord, textFile } from './text.ts'
+
+/** The three forms that a TrustRoot has: fetched by TUF, a repository inside, keys alone. */
+export function forPolicyController({ material, at, mirror, identity, issuer }: ExportRequest): ClientExport {
+  const { firstRoot, repository } = material
+  const root = base64(firstRoot)
+  const manifest = (name: string, spec: object) =>
+    jsonFile({ apiVersion: 'policy.sigstore.dev/v1alpha1', kind: 'TrustRoot', metadata: { name }, spec })
+  const policy = {
+    apiVersion: 'policy.sigstore.dev/v1beta1',
+    kind: 'ClusterImagePolicy',
+    metadata: { name: 'chancery' },
+    spec: {
+      images: [{ glob: '**' }],
+      authorities: [
+        {
+          name: 'keyless',
+          keyless: { trustRootRef: 'chancery', identities: [{ issuer, subject: identity }] },
+          ctlog: { trustRootRef: 'chancery', ...rekorUrl(material) },
+          signatureFormat: 'bundle',
+        },
+      ],
+    },
+  }
+  return {
+    files: filesOf([
+      [
+        'trust-root-remote.yaml',
+        mirror === undefined ? undefined : manifest('chancery', { remote: { root, mirror, targets: 'targets' } }),
+      ],
+      [
+        'trust-root-repository.yaml',
+        manifest('chancery', { repository: { root, mirrorFS: base64(gzipSync(tar(repository))), targets: 'targets' } }),
+      ],
+      ['trust-root-keys.yaml', manifest('chancery', { sigstoreKeys: sigstoreKeys(material) })],
+      ['cluster-image-policy.yaml', jsonFile(policy)],
+    ]),
+    lines: [
+      '# One of the three: keys by TUF from the mirror (rotations arrive by themselves within a day), by TUF from a',
+      '# repository inside (it ends as the metadata does), or keys alone',
+      ...(mirror === undefined ? [] : [`kubectl apply -f ${shellWord(`${at}/trust-root-remote.yaml`)}`]),
+      `${mirror === undefined ? '' : '# '}kubectl apply -f ${shellWord(`${at}/trust-root-repository.yaml`)}`,
+      `# kubectl apply -f ${shellWord(`${at}/trust-root-keys.yaml`)}`,
+      '# An example of a policy: say which images, and who must have signed',
+      `kubectl apply -f ${shellWord(`${at}/cluster-image-policy.yaml`)}`,
+    ],
+  }
+}
+
+function sigstoreKeys({ trustedRoot }: TrustMaterial): object {
+  const authority = ({ subject, uri, certChain }: CertificateAuthority) => ({
+    subject,
+    uri,
+    certChain: base64(Buffer.from(certChain.certificates.map(({ rawBytes }) => pem('CERTIFICATE', rawBytes)).join(''))),
+  })
+  const log = ({ baseUrl, publicKey }: TransparencyLogInstance) => ({
+    baseURL: baseUrl,
+    hashAlgorithm: 'sha-256',
+    publicKey: base64(Buffer.from(pem('PUBLIC KEY', publicKey.rawBytes))),
+  })
+  return {
+    certificateAuthorities: trustedRoot.certificateAuthorities.map(authority),
+    tLogs: trustedRoot.tlogs.map(log),
+    ctLogs: trustedRoot.ctlogs.map(log),
+    timestampAuthorities: trustedRoot.timestampAuthorities.map(authority),
+  }
+}
+
+/**
+ * A ClusterPolicy, and its attestors alone. Kyverno takes one key of each log an attestor: each pair of Rekor and CT key
+ * whose windows meet is one, and one of them must match.
+ */
+export function forKyverno({ material, at, mirror, identity, issuer }: ExportRequest): ClientExport {
+  const attestors = [{ count: 1, entries: attestorEntries(material, { subject: identity, issuer }) }]
+  const policy = {
+    apiVersion: 'kyverno.io/v1',
+    kind: 'ClusterPolicy',
+    metadata: { name: 'chancery' },
+    spec: {
+      webhookConfiguration: { failurePolicy: 'Fail', timeoutSeconds: 30 },
+      background: false,
+      rules: [
+        {
+          name: 'signed',
+          match: { any: [{ resources: { kinds: ['Pod'] } }] },
+          verifyImages: [{ imageReferences: ['*'], failureAction: 'Enforce', mutateDigest: true, attestors }],
+        },
+      ],
+    },
+  }
+  return {
+    files: filesOf([
+      ['cluster-policy.yaml', jsonFile(policy)],
+      ['attestors.yaml', jsonFile({ attestors })],
+      ['tuf-arguments.txt', mirror === undefined ? undefined : textFile(tufArguments(material, mirror))],
+    ]),
+    lines: [
+      '# attestors.yaml is the part for a policy of your own; it holds keys: export it again after a rotation',
+      `kubectl apply -f ${shellWord(`${at}/cluster-policy.yaml`)}`,
+      ...(mirror === undefined
+        ? []
+        : [
+            `# Without keys in policies: ${at}/tuf-arguments.txt are arguments of Kyverno's admission controller, which`,
+            '# then fetches them from the mirror when it starts',
+          ]),
+    ],
+  }
+}
+
+function attestorEntries(material: TrustMaterial, signer: { subject: string; issuer: string }): object[] {
+  const { legacy, trustedRoot } = material
+  const of = (usage: string) => legacy.filter(({ custom }) => custom.sigstore.usage === usage)
+  const roots = of('Fulcio')
+    .map(({ pem }) => pem)
+    .join('')
+  const entries = of('Rekor').flatMap((rekor) =>
+    of('CTFE')
+      .filter((ct) => meet(windowOf(trustedRoot.tlogs, rekor.pem), windowOf(trustedRoot.ctlogs, ct.pem)))
+      .map((ct) => ({
+        keyless: {
+          ...signer,
+          roots,
+          rekor: { url: rekor.custom.sigstore.uri, pubkey: rekor.pem },
+          ctlog: { pubkey: ct.pem },
+        },
+      })),
+  )
+  return entries
+}
+
+function tufArguments({ firstRoot }: TrustMaterial, mirror: string): string[] {
+  return ['--enableTuf=true', `--tufMirror=${mirror}`, `--tufRootRaw=${Buffer.from(firstRoot).toString('base64')}`]
+}
+
+type Window = TransparencyLogInstance['publicKey']['validFor']
+
+function windowOf(logs: readonly TransparencyLogInstance[], keyPem: string): Window | undefined {
+  return logs.find(({ publicKey }) => pem('PUBLIC KEY', publicKey.rawBytes) === keyPem)?.publicKey.validFor
+}
+
+function meet(one: Window | undefined, other: Window | undefined): boolean {
+  if (one === undefined || other === undefined) return false
+  // RFC 3339 in one form: text sorts as time.
+  return (one.end === undefined || other.start <= one.end) && (other.end === undefined || one.start <= other.end)
+}
+
+function rekorUrl({ legacy }: TrustMaterial): { readonly url?: string } {
+  const uri = legacy.find(({ custom }) => custom.sigstore.usage === 'Rekor')?.custom.sigstore.uri
+  return uri === undefined ? {} : { url: uri }
+}
+
+function pem(label: 'CERTIFICATE' | 'PUBLIC KEY', rawBytes: string): string {
+  return encodePem(label, new Uint8Array(Buffer.from(rawBytes, 'base64')))
+}
+
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64')
+}

@@ -1,0 +1,56 @@
+/**
+ * A POSIX ustar archive of plain files, with their folders before them. Deterministic: no owner, no time.
+ * Names are ASCII, at most 255 bytes with a part of at most 100 behind a slash.
+ */
+export function tar(files: ReadonlyMap<string, Uint8Array>): Uint8Array {
+  const folders = new Set([...files.keys()].flatMap(foldersOf))
+  const blocks = [
+    ...[...folders].toSorted((one, other) => (one < other ? -1 : 1)).map((name) => header(`${name}/`, 0, '5')),
+    ...[...files].flatMap(([name, bytes]) => [header(name, bytes.length, '0'), padded(bytes)]),
+    // Two blocks of zeros end it.
+    new Uint8Array(2 * BLOCK),
+  ]
+  return Buffer.concat(blocks)
+}
+
+const BLOCK = 512
+
+function foldersOf(name: string): string[] {
+  const parts = name.split('/').slice(0, -1)
+  return parts.map((_, at) => parts.slice(0, at + 1).join('/'))
+}
+
+function padded(bytes: Uint8Array): Uint8Array {
+  const whole = new Uint8Array(Math.ceil(bytes.length / BLOCK) * BLOCK)
+  whole.set(bytes)
+  return whole
+}
+
+function header(path: string, size: number, type: '0' | '5'): Uint8Array {
+  const block = Buffer.alloc(BLOCK)
+  const { prefix, name } = split(path)
+  const octal = (value: number, at: number, digits: number) => block.write(value.toString(8).padStart(digits, '0'), at)
+  block.write(name, 0)
+  octal(type === '5' ? 0o755 : 0o644, 100, 7)
+  octal(0, 108, 7)
+  octal(0, 116, 7)
+  octal(size, 124, 11)
+  octal(0, 136, 11)
+  // The checksum counts itself as blanks.
+  block.write('        ', 148)
+  block.write(type, 156)
+  block.write('ustar\u000000', 257)
+  block.write(prefix, 345)
+  const sum = block.reduce((total, byte) => total + byte, 0)
+  block.write(`${sum.toString(8).padStart(6, '0')}\u0000 `, 148)
+  return block
+}
+
+/** A target's name holds a digest and a name: longer than the 100 bytes of the first field. */
+function split(path: string): { prefix: string; name: string } {
+  if (path.length <= 100) return { prefix: '', name: path }
+  const slash = path.lastIndexOf('/', 155)
+  const [prefix, name] = [path.slice(0, slash), path.slice(slash + 1)]
+  if (slash < 1 || name.length > 100 || prefix.length > 155) throw new RangeError(`${path} is too long for an archive`)
+  return { prefix, name }
+}

@@ -4,6 +4,9 @@ import { printJson, wrapped } from './agent-options.ts'
 
 /** What each step does, in a few words. */
 const WORDS: Readonly<Record<string, string>> = {
+  token: 'see to the token of what stands by',
+  settle: 'tell clients what an emergency changed',
+  record: 'write down what stands by',
   key: 'make the new key in its token',
   certify: 'have it certified',
   agent: 'let the agent use it',

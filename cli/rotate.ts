@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { type Code, OperatorError } from '#alarms'
-import type { Pause, Rotated, RotationKind, StepPhase } from '#lifecycle'
+import type { Pause, Rotated, RotationKind, StandbyKind, StepPhase } from '#lifecycle'
 import { printJson } from './agent-options.ts'
 import { asJson, historyScreen, printRotation, rotationScreen } from './rotate-screen.ts'
 import { type InstallationOptions, installationOf } from './rotation.ts'
@@ -19,7 +19,16 @@ const KINDS: Readonly<Record<RotationKind, string>> = {
   tsa: 'the key that signs timestamps',
   'tuf-online': 'the key that signs TUF snapshot and timestamp',
   'tuf-root': 'the key that signs TUF root and targets',
+  standby: 'make what is missing of the keys that stand by for an emergency',
 }
+/** Kinds of which one stands by. */
+const EMERGENCIES: readonly RotationKind[] = [
+  'issuing-ca',
+  'ct-log',
+  'rekor-v1',
+  'rekor-v2',
+  'tsa',
+] satisfies readonly StandbyKind[]
 const LOGS: readonly RotationKind[] = ['ct-log', 'rekor-v2']
 
 /** Said where nobody sits at a terminal. */
@@ -31,6 +40,8 @@ interface RotateOptions extends InstallationOptions {
   readonly wait?: boolean
   readonly shorten?: string | true
   readonly destroyOldKey?: boolean
+  readonly emergency?: boolean
+  readonly confirm?: boolean
   readonly listen?: string
   readonly url?: string
 }
@@ -95,9 +106,22 @@ function registerKind(rotate: Command, kind: RotationKind, what: string): void {
       .option('--listen <host:port>', 'where the new shard listens')
       .option('--url <url>', 'what clients dial for it')
   }
+  if (isEmergency(kind)) {
+    command
+      .option('--emergency', 'the key is lost or stolen: what stands by signs at once, nothing is published')
+      .option('--confirm', 'with --emergency: do it without being asked')
+  }
   command
     .addHelpText('after', `\nExamples:\n  chancery rotate ${kind} --dry-run\n  chancery rotate ${kind} --wait\n`)
-    .action(async (options: RotateOptions) => await begin(kind, options))
+    .action(async (options: RotateOptions) => {
+      if (options.emergency !== true || !isEmergency(kind)) return await begin(kind, options)
+      const { emergency } = await import('./rotate-emergency.ts')
+      return await emergency(kind, options)
+    })
+}
+
+function isEmergency(kind: RotationKind): kind is StandbyKind {
+  return EMERGENCIES.includes(kind)
 }
 
 function common(command: Command): Command {

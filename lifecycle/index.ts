@@ -11,6 +11,14 @@ export { type Reconciled, reconcile, type ReconcileSources, type ReconcileStep, 
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'
 export { succeed, type Succeeded, type SucceedOptions, type SucceedStep } from './succeed.ts'
 export {
+  bringIntoService,
+  type Emergency,
+  type EmergencyOptions,
+  isEmergencyUnderWay,
+  planEmergency,
+} from './standby.ts'
+export { settlement } from './standby-settle.ts'
+export {
   ITEM_KINDS,
   readStandbyPlan,
   STANDBY_FILE,

@@ -28,6 +28,7 @@ export const ROTATION_KINDS = [
   'tsa',
   'tuf-online',
   'tuf-root',
+  'standby',
 ] as const
 export type RotationKind = (typeof ROTATION_KINDS)[number]
 

@@ -39,14 +39,20 @@ export async function freePorts(host: string): Promise<Ports> {
 export async function takenPorts(host: string, ports: Ports): Promise<(keyof Ports)[]> {
   const taken: (keyof Ports)[] = []
   for (const name of Object.keys(ports) as (keyof Ports)[]) {
-    try {
-      const { release } = await hold(host, ports[name])
-      await release()
-    } catch {
-      taken.push(name)
-    }
+    if (!(await isFreePort(host, ports[name]))) taken.push(name)
   }
   return taken
+}
+
+/** Whether nobody listens on `port` at `host`. */
+export async function isFreePort(host: string, port: number): Promise<boolean> {
+  try {
+    const { release } = await hold(host, port)
+    await release()
+    return true
+  } catch {
+    return false
+  }
 }
 
 async function hold(host: string, port: number): Promise<{ port: number; release: () => Promise<void> }> {

@@ -50,7 +50,7 @@ const log = {
   witnessKey: madeKey.optional(),
 }
 
-const member = z.discriminatedUnion('kind', [
+export const standbyMember = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('issuing-ca'), ...authority }),
   z.strictObject({ kind: z.literal('tsa'), ...authority }),
   z.strictObject({ kind: z.literal('ct-log'), ...log }),
@@ -62,11 +62,11 @@ const plan = z.strictObject({
   schemaVersion: z.literal(1),
   /** Configuration of the agent that opens the standby token; its keys have the members' names. */
   agent: path,
-  members: z.array(member),
+  members: z.array(standbyMember),
   /** Brought into service and not yet said so in the trust root: `chancery rotate standby` does it, and ends this. */
   inService: z.array(
     z.strictObject({
-      member,
+      member: standbyMember,
       /** The item in the trust root, and the key or log, whose place it took. */
       former: z.strictObject({ item: z.string(), name }),
       since: z.iso.datetime(),
@@ -74,13 +74,16 @@ const plan = z.strictObject({
   ),
 })
 
-export type StandbyMember = z.infer<typeof member>
+export type StandbyMember = z.infer<typeof standbyMember>
 export type StandbyLog = Extract<StandbyMember, { origin: string }>
 export type StandbyAuthority = Extract<StandbyMember, { chain: string }>
 export type StandbyPlan = z.infer<typeof plan>
 export type StandbyKey = z.infer<typeof madeKey>
 
 export const STANDBY_FILE = 'lifecycle/standby.json'
+
+/** The agent of what stands by, unless the plan says otherwise; below the data folder. */
+export const STANDBY_AGENT = 'agent/standby.yaml'
 
 /** The plan of an installation, or undefined where nothing was ever made to stand by. Throws `standby_missing` for one that cannot be read. */
 export function readStandbyPlan(dataDir: string): StandbyPlan | undefined {

@@ -4,10 +4,11 @@ import { dirname, isAbsolute, join } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { OperatorError } from '#alarms'
-import { backUp, type BackupSources, type FinishedBackup, USES } from '#lifecycle'
+import { backUp, type BackupSources, type FinishedBackup, STANDBY_FILE, USES } from '#lifecycle'
 import type { AdminRequest } from './admin.ts'
 import type { LoadedConfig } from './config.ts'
 import type { Parts } from './main.ts'
+import { readableStandbyPlan } from './standby.ts'
 
 const argument = z.strictObject({
   target: z.string().refine(isAbsolute, 'an absolute path'),
@@ -122,7 +123,7 @@ async function sourcesOf(parts: Parts, keyBackup: BackupSources['keyBackup']) {
 }
 
 /** Everything that the configuration names and that is no secret. */
-function configurationFiles({ config, file, resolve }: LoadedConfig): string[] {
+function configurationFiles({ config, dataDir, file, resolve }: LoadedConfig): string[] {
   const { agent, ca, logs, timestamp, trustRoot, metrics } = config
   const tls = [metrics, ca, timestamp, trustRoot, ...logs].flatMap((part) => part?.tls?.certFile ?? [])
   return [
@@ -133,8 +134,17 @@ function configurationFiles({ config, file, resolve }: LoadedConfig): string[] {
     ...logs.flatMap((log) => (log.kind === 'ct' ? [log.roots] : [])),
     ...(timestamp === undefined ? [] : [timestamp.chain]),
     ...tls,
+    ...standbyFiles(dataDir, resolve),
     ...notedUses(resolve(USES)),
   ]
+}
+
+/** What stands by: its plan, certificates, and the configuration of its agent, which another user may have elsewhere. */
+function standbyFiles(dataDir: string, resolve: (path: string) => string): string[] {
+  const plan = readableStandbyPlan(dataDir)
+  if (plan === undefined) return existsSync(resolve(STANDBY_FILE)) ? [STANDBY_FILE] : []
+  const chains = plan.members.flatMap((member) => ('chain' in member ? [member.chain, member.certificate] : []))
+  return [STANDBY_FILE, ...chains, ...(existsSync(resolve(plan.agent)) ? agentFiles(plan.agent, resolve) : [])]
 }
 
 /** What the account is compared with beside the logs: without it a restored server would know none of its uses. */
@@ -153,13 +163,17 @@ const agentConfiguration = z.object({
   keys: z.record(z.string(), z.object({ issuerCertificate: z.string().optional() })).default({}),
 })
 
-function notBackedUp({ config }: LoadedConfig): string[] {
+const STANDBY_NOT_HERE =
+  'the keys that stand by: their token is its own copy; lost, others are made and published: chancery rotate standby'
+
+function notBackedUp({ config, dataDir }: LoadedConfig): string[] {
   const hasTls = [config.metrics, config.ca, config.timestamp, config.trustRoot, ...config.logs].some(
     (part) => part?.tls !== undefined,
   )
   return [
     'the state of the agent (guards, latches, counters): restored with its databases it would guard nothing',
     'PINs, and the tokens themselves',
+    ...(readableStandbyPlan(dataDir) === undefined ? [] : [STANDBY_NOT_HERE]),
     ...(hasTls ? ['the private keys of TLS: issue them anew'] : []),
     ...('spawn' in config.agent ? [] : ["the agent's own configuration: it belongs to another user"]),
     ...(config.developmentIssuer === undefined ? [] : ['the key of the development issuer: it makes itself a new one']),

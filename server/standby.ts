@@ -39,11 +39,15 @@ export function standbyFindings(states: readonly StandbyState[]): AgeFinding[] {
 
 /** Chains of the authorities that stand by: they end one day as all do. */
 export function standbyChains(dataDir: string): { readonly name: string; readonly chain: string }[] {
-  const plan = planOf(dataDir)
-  if (plan === undefined || typeof plan === 'string') return []
-  return plan.members.flatMap((member) =>
+  return (readableStandbyPlan(dataDir)?.members ?? []).flatMap((member) =>
     'chain' in member ? [{ name: `standby ${member.name}`, chain: member.chain }] : [],
   )
+}
+
+/** The plan, or undefined where there is none or it cannot be read, which `standbyStates` tells. */
+export function readableStandbyPlan(dataDir: string): StandbyPlan | undefined {
+  const plan = planOf(dataDir)
+  return typeof plan === 'string' ? undefined : plan
 }
 
 /** Text where it cannot be read. */

@@ -1,6 +1,7 @@
 /** What a rotation knows and has made, as the journal keeps it: enough to do or undo every step again. */
 import { z } from 'zod'
 import { KEY_KINDS } from '#hsm'
+import { STANDBY_KINDS } from '../standby-plan.ts'
 
 /** Which agent opens the token of a key: that of the services, or that of the root token. */
 export type KeySide = 'services' | 'root'
@@ -32,13 +33,53 @@ const shard = z.strictObject({
   database: z.string(),
 })
 
+/** The certificate of a new key. */
+const certificate = z.strictObject({
+  profile: z.enum(['issuing', 'timestamp']),
+  organization: z.string(),
+  commonName: z.string(),
+  /** Name in the root token's agent of the key that signs it; none where an offline machine does. */
+  issuerKey: z.string().optional(),
+  /** Roots that it may be below, PEM; none where a new root is made. */
+  roots: z.string().optional(),
+  /** Of a new root. */
+  rootName: z.string().optional(),
+})
+
+/** What is made to stand by: one member a kind, each as if it were a rotation of its own. */
+const standby = z.strictObject({
+  /** Configuration of the agent that opens their token. */
+  agent: z.string(),
+  members: z.array(
+    z.strictObject({
+      kind: z.enum(STANDBY_KINDS),
+      /** Of the key, the item in the trust root and the files. */
+      item: z.string(),
+      url: z.string(),
+      keys: z.strictObject({ signer: plannedKey, witness: plannedKey.optional() }),
+      shard: shard.optional(),
+      certificate: certificate.optional(),
+      chain: z.string().optional(),
+      requestFile: z.string().optional(),
+    }),
+  ),
+  /** Items of authorities below a former root, which are withdrawn. */
+  stale: z.array(z.string()),
+  /** The trust root knows already what an emergency brought into service. */
+  settled: z.boolean(),
+})
+export type StandbyFacts = z.infer<typeof standby>
+
 export const factsSchema = z.strictObject({
   destroyOldKey: z.boolean(),
   /** What ends: the key's name with its agent, the item of the trust root, and the fields of a log. */
   former: z.strictObject({
     /** The first is the one that the new key takes over from. */
-    keys: z.array(z.strictObject({ name: z.string(), side: z.enum(['services', 'root']) })).min(1),
+    keys: z.array(z.strictObject({ name: z.string(), side: z.enum(['services', 'root']) })),
     item: z.string().optional(),
+    /** Of TUF root and targets: the custodian whose key it was, and the key's id in the metadata. */
+    custodian: z.string().optional(),
+    keyid: z.string().optional(),
     log: z.looseObject({ name: z.string() }).optional(),
   }),
   /** What begins: item of the trust root, and keys by what they are for. */
@@ -50,19 +91,11 @@ export const factsSchema = z.strictObject({
     root: plannedKey.optional(),
   }),
   shard: shard.optional(),
-  certificate: z
-    .strictObject({
-      profile: z.enum(['issuing', 'timestamp']),
-      organization: z.string(),
-      commonName: z.string(),
-      /** Name in the root token's agent of the key that signs it; none where an offline machine does. */
-      issuerKey: z.string().optional(),
-      /** Roots that it may be below, PEM; none where a new root is made. */
-      roots: z.string().optional(),
-      /** Of a new root. */
-      rootName: z.string().optional(),
-    })
-    .optional(),
+  /** A new custodian's key of root and targets that was made elsewhere; PEM. */
+  publicKey: z.string().optional(),
+  nextCustodian: z.string().optional(),
+  standby: standby.optional(),
+  certificate: certificate.optional(),
   /** PEM of a new root. */
   root: z.string().optional(),
   /** PEM, the certificate of the new key first, the root last. */

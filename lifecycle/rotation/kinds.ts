@@ -7,6 +7,7 @@ import { rekorV1 } from './rekor-v1.ts'
 import { rekorV2 } from './rekor-v2.ts'
 import { rootCa } from './root-ca.ts'
 import type { RotationPlan } from './rotation.ts'
+import { standbySet } from './standby-set.ts'
 import { tsa } from './tsa.ts'
 
 const PLANS: Readonly<Partial<Record<RotationKind, RotationPlan>>> = {
@@ -16,6 +17,7 @@ const PLANS: Readonly<Partial<Record<RotationKind, RotationPlan>>> = {
   'rekor-v1': rekorV1,
   'rekor-v2': rekorV2,
   tsa,
+  standby: standbySet,
 }
 
 export function kindOf(kind: RotationKind): RotationPlan {

@@ -1,0 +1,217 @@
+/**
+ * What stands by is made whole again: a key on the standby token for each kind of which nothing stands by, certified and
+ * published. What an emergency brought into service is told to the trust root in the same release, or in one before it
+ * where certificates have to be carried. An authority below a root that the CA has left is made anew.
+ *
+ *     token ─ settle ─ key ─ certify ─ agent ─ publish ─ record
+ *
+ * Nobody waits for caches: nothing of it signs before an emergency.
+ */
+import { existsSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { stringify } from 'yaml'
+import { OperatorError } from '#alarms'
+import { createSoftTokens } from '#hsm/softhsm'
+import { witnessOrigin } from '#tlog'
+import { jsonOfItem } from '#trust-root'
+import { readAgentFile } from '../agents.ts'
+import { encodeChain } from '../ceremony/certificate-request.ts'
+import { replaceDurably } from '../durable-file.ts'
+import { readStandbyPlan, STANDBY_AGENT, STANDBY_KINDS, standbyItems, writeStandbyPlan } from '../standby-plan.ts'
+import { settlement } from '../standby-settle.ts'
+import { editAgentFile, keyIn, keysIn, putKey, reachOf } from './agent-file.ts'
+import { startingNow } from './authority.ts'
+import { certifyStep, chainIn } from './certificates.ts'
+import { type Facts, known } from './facts.ts'
+import { entryOf, keyStep, signerOf } from './keys.ts'
+import { change } from './publication.ts'
+import type { Installation, Pause, Rotation, RotationPlan, Step } from './rotation.ts'
+import {
+  folderOf,
+  formerOf,
+  isServed,
+  madeMember,
+  type MemberFacts,
+  memberOf,
+  memberRotation,
+  planMember,
+  staleOf,
+  standbyOf,
+  TOKEN,
+} from './standby-member.ts'
+
+async function plan(installation: Installation, _wishes: unknown, now: Date): Promise<Facts> {
+  const existing = readStandbyPlan(installation.dataDir)
+  const agent = existing?.agent ?? STANDBY_AGENT
+  const stale = staleOf(installation, existing)
+  const there = new Set((existing?.members ?? []).filter((member) => !stale.includes(member)).map(({ kind }) => kind))
+  const kinds = STANDBY_KINDS.filter((kind) => !there.has(kind) && isServed(installation, kind))
+  if (kinds.length === 0 && (existing?.inService.length ?? 0) === 0) {
+    throw new OperatorError('rotation_impossible', 'something stands by for every kind already: nothing to do')
+  }
+  const members: MemberFacts[] = []
+  for (const kind of kinds) members.push(await planMember(installation, kind, agent))
+  const signing = STANDBY_KINDS.flatMap((kind) =>
+    isServed(installation, kind) ? [formerOf(installation, kind).key] : [],
+  )
+  return {
+    destroyOldKey: false,
+    former: { keys: signing.map((name) => ({ name, side: 'services' as const })) },
+    start: startingNow(now),
+    keys: {},
+    standby: { agent, members, stale: stale.map(({ name }) => name), settled: false },
+  }
+}
+
+/** In development the token is made here; elsewhere somebody has put it and its agent's file there. */
+const tokenStep: Step = {
+  name: 'token',
+  run: async ({ installation, facts }) => {
+    const file = installation.resolve(standbyOf(facts).agent)
+    if (existsSync(file)) return undefined
+    const serving = readAgentFile(installation.agent)
+    const { softhsmConf, modulePath } = serving
+    if (softhsmConf === undefined || relative(installation.dataDir, softhsmConf).startsWith('..')) {
+      throw new OperatorError(
+        'standby_missing',
+        `${file} is not there: make a token for what stands by, and a file for its agent (docs/operations.md)`,
+      )
+    }
+    const folder = dirname(softhsmConf)
+    const made = await createSoftTokens({ folder, labels: [TOKEN.label], modulePath })
+    const [token] = made.tokens
+    if (token === undefined) throw new TypeError('no token was made')
+    const { uri, pinFile } = token
+    const tokens = { [TOKEN.name]: { uri, pinFile, softhsmConf: made.confPath } }
+    const config = { state: 'standby', modulePath: made.modulePath, tokens, keys: {}, adminWhenSpawned: true }
+    replaceDurably(file, stringify(config, { lineWidth: 120 }))
+    return undefined
+  },
+}
+
+/** At once where the rest may take days: who signs now, and until when the former did. */
+const settleStep: Step = {
+  name: 'settle',
+  run: async (rotation) => {
+    const isQuick = standbyOf(rotation.facts).members.every(
+      ({ certificate }) => certificate === undefined || certificate.issuerKey !== undefined,
+    )
+    if (isQuick) return undefined
+    const changes = await settlement(rotation.installation)
+    const pause = changes.length === 0 ? undefined : await change(rotation, changes)
+    if (pause === undefined) rotation.keep({ standby: { ...standbyOf(rotation.facts), settled: true } })
+    return pause
+  },
+}
+
+const keysStep: Step = {
+  name: 'key',
+  run: async (rotation) => {
+    for (const { item } of standbyOf(rotation.facts).members) await keyStep.run(memberRotation(rotation, item))
+    return undefined
+  },
+}
+
+/** Every request is written before anybody is told to carry them; a certificate goes to the key that it is of. */
+const certificatesStep: Step = {
+  name: 'certify',
+  run: async (rotation) => {
+    let pause: Pause | undefined
+    for (const { item, certificate } of standbyOf(rotation.facts).members) {
+      if (certificate === undefined) continue
+      const found = await certifyStep.run(memberRotation(rotation, item))
+      pause ??= found
+    }
+    return pause
+  },
+}
+
+const agentStep: Step = {
+  name: 'agent',
+  run: async (rotation) => {
+    for (const { item } of standbyOf(rotation.facts).members) configure(rotation, memberRotation(rotation, item))
+    return undefined
+  },
+}
+
+/** The new keys in the standby's agent, with the options of those that sign now. */
+function configure({ installation }: Rotation, rotation: Rotation): void {
+  const { facts } = rotation
+  const member = memberOf(rotation)
+  const signer = signerOf(facts)
+  const serving = reachOf(installation, 'services')
+  const {
+    uris: _uris,
+    curve: _curve,
+    witnessKey: _witness,
+    ctKey,
+    ...options
+  } = keyIn(serving, formerOf(installation, member.kind).key)
+  const reach = reachOf(rotation.installation, 'services')
+  const own: Record<string, unknown> = { ...entryOf(signer) }
+  if (member.certificate !== undefined) {
+    const certificate = writeCertificates(rotation)
+    if ('issuerCertificate' in options)
+      own['issuerCertificate'] = relative(dirname(readAgentFile(reach).path), certificate)
+    // Of its own file only a key can name the log of today.
+    if (ctKey !== undefined) own['ctKey'] = [ctKey].flat().map((log) => keysIn(serving)[log]?.spki ?? log)
+  }
+  editAgentFile(reach, (document) => {
+    const { shard } = member
+    const { witness } = facts.keys
+    const witnessed = witness === undefined ? {} : { witnessKey: witness.name }
+    const logged = shard === undefined ? {} : { origin: shard.origin, ...witnessed }
+    putKey(document, signer.name, { ...options, ...own, ...logged })
+    if (witness !== undefined && shard !== undefined) {
+      const purposes = ['witnessHead']
+      putKey(document, witness.name, { ...entryOf(witness), purposes, origin: witnessOrigin(shard.origin) })
+    }
+  })
+}
+
+/** Certificate and chain where the plan says that they are; the path of the first, absolute. */
+function writeCertificates(rotation: Rotation): string {
+  const { installation, facts } = rotation
+  const { kind, item } = memberOf(rotation)
+  const chain = chainIn(known(facts.chain, 'chain'))
+  const at = (suffix: string) => join(installation.dataDir, folderOf(kind), `${item}${suffix}.pem`)
+  replaceDurably(at(''), encodeChain(chain.slice(0, 1)))
+  replaceDurably(at('-chain'), encodeChain(chain))
+  return at('')
+}
+
+const publishSetStep: Step = {
+  name: 'publish',
+  run: async (rotation) => {
+    const { installation, facts } = rotation
+    const { members, stale, settled } = standbyOf(facts)
+    const items = standbyItems(installation.dataDir, members.map(madeMember), new Date(facts.start))
+    return await change(rotation, [
+      ...(settled ? [] : await settlement(installation)),
+      // It never signed anything.
+      ...stale.map((id) => ({ op: 'set' as const, id, state: 'revoked' as const })),
+      ...items.map((item) => ({ op: 'add' as const, item: jsonOfItem(item) })),
+    ])
+  },
+}
+
+const recordStep: Step = {
+  name: 'record',
+  run: async ({ installation, facts }) => {
+    const { agent, members, stale } = standbyOf(facts)
+    const made = members.map(madeMember)
+    const before = readStandbyPlan(installation.dataDir)
+    const kept = (before?.members ?? []).filter(
+      ({ name }) => !stale.includes(name) && !made.some((member) => member.name === name),
+    )
+    writeStandbyPlan(installation.dataDir, { schemaVersion: 1, agent, members: [...kept, ...made], inService: [] })
+    return undefined
+  },
+}
+
+export const standbySet: RotationPlan = {
+  plan,
+  steps: [tokenStep, settleStep, keysStep, certificatesStep, agentStep, publishSetStep, recordStep],
+  // What was published as standby stays: an emergency may have used it by now.
+  isSwitched: ({ facts }) => facts.versions !== undefined,
+}

@@ -1,0 +1,44 @@
+/** What a publication after an emergency says: who signs now, and when the former key last did. */
+import { keyIn, reachOf } from './rotation/agent-file.ts'
+import { type Changes, inventoryOf, wholeSeconds } from './rotation/publication.ts'
+import type { Installation } from './rotation/rotation.ts'
+import { readStandbyPlan } from './standby-plan.ts'
+
+/** Unless the agent is told otherwise (agent.yaml, `maxValiditySeconds`). */
+const CERTIFICATE_SECONDS = 3600
+
+/** Changes of the inventory, none where no emergency was. What is said already is not said again. */
+export async function settlement(installation: Installation): Promise<Changes> {
+  const used = readStandbyPlan(installation.dataDir)?.inService ?? []
+  if (used.length === 0) return []
+  const { items } = await inventoryOf(installation)
+  const signing = signingNow(installation)
+  return used.flatMap(({ member, former, since }): Changes => {
+    const item = items.find(({ id }) => id === member.name)
+    const before = items.find(({ id }) => id === former.item)
+    // A certificate of before may sign until it ends.
+    const lasts = member.kind === 'issuing-ca' ? certificateSeconds(installation, member.name) : 1
+    const end = wholeSeconds(new Date(Date.parse(since) + lasts * 1000))
+    const isStill = signing.has(member.name)
+    return [
+      ...(before?.state === 'active' ? [{ op: 'set' as const, id: former.item, state: 'retired' as const, end }] : []),
+      ...(item?.state === 'standby' && isStill
+        ? [{ op: 'set' as const, id: member.name, state: 'active' as const, url: member.url }]
+        : []),
+      ...(item?.state === 'standby' && !isStill
+        ? [{ op: 'set' as const, id: member.name, state: 'retired' as const, end: wholeSeconds(new Date()) }]
+        : []),
+    ]
+  })
+}
+
+/** Names of the keys that services sign with, by the configuration. */
+function signingNow({ ca, timestamp, logs }: Installation): Set<string> {
+  const active = logs.filter(({ name }) => !logs.some(({ succeeds }) => succeeds === name))
+  return new Set([...active.map(({ key }) => key), ...(ca ? [ca.key] : []), ...(timestamp ? [timestamp.key] : [])])
+}
+
+function certificateSeconds(installation: Installation, key: string): number {
+  const { maxValiditySeconds = CERTIFICATE_SECONDS } = keyIn(reachOf(installation, 'services'), key)
+  return maxValiditySeconds
+}

@@ -36,7 +36,8 @@ export function judgeByOpenssl(chain: readonly Uint8Array[], profile: AuthorityP
   }
 }
 
-function opensslVersion(): string | undefined {
+/** What `openssl version` says; undefined where it is not installed. */
+export function opensslVersion(): string | undefined {
   try {
     return execFileSync('openssl', ['version'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
   } catch {

@@ -107,8 +107,13 @@ export async function reserveVersion(
 ): Promise<number> {
   const versions = await readVersions(folder)
   const state = await readRepository(folder)
-  const version = Math.max(versions[role], state?.[role].signed.version ?? 0, signedBefore) + 1
-  await writeDurably(join(folder, VERSIONS_FILE), Buffer.from(`${JSON.stringify({ ...versions, [role]: version })}\n`))
+  const known = Math.max(versions[role], state?.[role].signed.version ?? 0)
+  const version = Math.max(known, signedBefore) + 1
+  // Of snapshots that this folder does not know, each may have named new targets; the agents that signed those are not here.
+  const missed = role === 'snapshot' ? Math.max(0, signedBefore - known) : 0
+  const targets = Math.max(versions.targets, state?.targets.signed.version ?? 0) + missed
+  const reserved = { ...versions, ...(missed > 0 ? { targets } : {}), [role]: version }
+  await writeDurably(join(folder, VERSIONS_FILE), Buffer.from(`${JSON.stringify(reserved)}\n`))
   return version
 }
 

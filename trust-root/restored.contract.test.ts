@@ -8,13 +8,16 @@ import { listen, type Listener } from '#http'
 import { exampleInventory, memoryAgent } from '../test/support/trust-installation.ts'
 import {
   catchUpWithMirror,
+  checkPayload,
   initTrustRoot,
   openTrustRoot,
   publish,
   type PublishOptions,
   resignDue,
   servedFolder,
+  signPayload,
   trustRootSection,
+  tufKeyOf,
 } from './index.ts'
 
 const inventory = await exampleInventory()
@@ -80,6 +83,32 @@ describe('an old copy of the folder', () => {
     await bringBackOld()
     const trustRoot = await openTrustRoot({ folder, agent: agents })
     expect(await trustRoot.resign()).toMatchObject({ targets: 1, snapshot: 3, timestamp: 3 })
+  })
+})
+
+describe('an old copy of a folder whose custodians are elsewhere', () => {
+  test('asks them for targets of a version that no client has seen, whoever of them signed the last ones', async () => {
+    const trustRoot = await openTrustRoot({ folder, agent: agents })
+    const { spkiDer } = await agents.key('tuf-root')
+    const custodians = [{ name: 'tuf-root', holder: '', key: tufKeyOf({ kind: 'P-256', spkiDer }) }]
+    const offline = { threshold: 1, custodians: ['tuf-root'] }
+    await trustRoot.reassign({ custodians, root: offline, targets: offline })
+    const change = async (operator: string) => {
+      const { state } = await trustRoot.update((before) => ({ ...before, operator }))
+      expect(state).toBe('awaiting-signatures')
+      return (await trustRoot.pending())?.roles.find(({ role }) => role === 'targets')?.version
+    }
+    const sign = async () =>
+      await trustRoot.merge([
+        await signPayload(checkPayload(await trustRoot.payload(), new Date()), agents, 'tuf-root'),
+      ])
+    expect(await change('first.example')).toBe(2)
+    expect(await sign()).toMatchObject({ state: 'published', versions: { targets: 2 } })
+    await bringBackOld()
+    expect(await trustRoot.resign()).toMatchObject({ targets: 1 })
+    // Whoever has not signed version 2 would sign another one.
+    expect(await change('second.example')).toBeGreaterThan(2)
+    expect(await sign()).toMatchObject({ state: 'published' })
   })
 })
 

@@ -59,7 +59,12 @@ export async function stageVerb({ parts }: Succession, { argument }: AdminReques
   })
 }
 
-const switchArgument = z.strictObject({ name: z.string(), successor: z.record(z.string(), z.unknown()) })
+const switchArgument = z.strictObject({
+  name: z.string(),
+  successor: z.record(z.string(), z.unknown()),
+  /** The former key is lost or stolen: nothing is asked of it, and nothing is published, since clients know the successor. */
+  emergency: z.boolean().default(false),
+})
 
 export interface Switched {
   /** Entries of the log that has ended. */
@@ -70,8 +75,9 @@ export interface Switched {
 }
 
 /** Ends the log and puts its successor in its place: configuration, service, signing configuration. */
-export async function switchVerb(succession: Succession, { argument }: AdminRequest): Promise<Switched> {
-  const { name, successor } = switchArgument.parse(argument)
+export async function switchVerb(given: Succession, { argument }: AdminRequest): Promise<Switched> {
+  const { name, successor, emergency } = switchArgument.parse(argument)
+  const succession = { ...given, emergency }
   const { parts } = succession
   const former = logNamed(parts, name)
   const fields = { ...successor, succeeds: name }
@@ -81,7 +87,7 @@ export async function switchVerb(succession: Succession, { argument }: AdminRequ
   const running = parts.logs.find(({ config }) => config.name === planned.next.name)
   if (running !== undefined) {
     await finish(succession, former, running)
-    return { size: former.log.head().size, frozen: await ended(former.log), restartNeeded: false }
+    return { size: former.log.head().size, frozen: await ended(former.log, emergency), restartNeeded: false }
   }
   if (planned.next.kind === 'rekor-v1') return await switchShards(succession, former, fields)
   return await switchService(succession, former, fields)
@@ -89,8 +95,10 @@ export async function switchVerb(succession: Succession, { argument }: AdminRequ
 
 type OpenLog = Parts['logs'][number]
 
+type Switching = Succession & { readonly emergency: boolean }
+
 /** Rekor v1: requests that arrive meanwhile wait, and go to the successor. */
-async function switchShards(succession: Succession, former: OpenLog, fields: object): Promise<Switched> {
+async function switchShards(succession: Switching, former: OpenLog, fields: object): Promise<Switched> {
   const { parts, services, open } = succession
   const { name } = former.config
   const shards = services.shardsOf(name)
@@ -100,7 +108,7 @@ async function switchShards(succession: Succession, former: OpenLog, fields: obj
   let frozen = false
   let opened: OpenLog | undefined
   await shards.succeed(async () => {
-    frozen = await ended(former.log)
+    frozen = await ended(former.log, succession.emergency)
     const { next, text } = configured(parts, fields, name, indexOffset + (await promisedSize(parts, former)))
     replaceDurably(parts.loaded.file, text)
     opened = await taken(parts, next, open)
@@ -118,14 +126,14 @@ async function promisedSize({ agent }: Pick<Parts, 'agent'>, { config, log }: Op
 }
 
 /** Rekor v2 and CT: the successor is another service, at an address of its own, before the former one ends. */
-async function switchService(succession: Succession, former: OpenLog, fields: object): Promise<Switched> {
+async function switchService(succession: Switching, former: OpenLog, fields: object): Promise<Switched> {
   const { parts, services, open, mount } = succession
   const { next, text } = configured(parts, fields, former.config.name, 0)
   replaceDurably(parts.loaded.file, text)
   const opened = await taken(parts, next, open)
   const mounted = await mount(services.mount(opened))
   await finish(succession, former, opened)
-  const frozen = await ended(former.log)
+  const frozen = await ended(former.log, succession.emergency)
   // The CA holds on to the CT log that it was started with.
   return { size: former.log.head().size, frozen, restartNeeded: !mounted || next.kind === 'ct' }
 }
@@ -139,8 +147,12 @@ async function taken(parts: Parts, config: LogConfig, open: Succession['open']):
 }
 
 /** Signers are sent to the successor; verifiers keep the former key for what it signed. */
-async function finish({ parts, changed }: Succession, former: OpenLog, successor: OpenLog): Promise<void> {
-  await parts.trustRoot?.update((inventory) => promoted(inventory, former.config.origin, successor.config.origin))
+async function finish(
+  { parts, changed, emergency }: Switching,
+  former: OpenLog,
+  successor: OpenLog,
+): Promise<void> {
+  if (!emergency) await parts.trustRoot?.update((inventory) => promoted(inventory, former.config.origin, successor.config.origin))
   changed()
 }
 
@@ -154,12 +166,13 @@ function promoted(inventory: Inventory, formerOrigin: string, origin: string): I
   return { ...inventory, items }
 }
 
-/** True once the last head is signed as such. A log that may not be written any more has ended before. */
-async function ended(log: Log): Promise<boolean> {
+/** True once the last head is signed as such. A log that may not be written any more has ended before; a lost key signs none. */
+async function ended(log: Log, emergency: boolean): Promise<boolean> {
   try {
     await log.freeze()
     return true
   } catch (error) {
+    if (emergency) return false
     const fault = log.fault()
     if (fault === undefined || fault.code === 'unavailable') throw error
     return false

@@ -44,6 +44,8 @@ interface RotateOptions extends InstallationOptions {
   readonly confirm?: boolean
   readonly listen?: string
   readonly url?: string
+  readonly custodian?: string
+  readonly publicKey?: string
 }
 
 export function register(program: Command): void {
@@ -111,6 +113,11 @@ function registerKind(rotate: Command, kind: RotationKind, what: string): void {
       .option('--emergency', 'the key is lost or stolen: what stands by signs at once, nothing is published')
       .option('--confirm', 'with --emergency: do it without being asked')
   }
+  if (kind === 'tuf-root') {
+    command
+      .option('--custodian <name>', 'whose key goes, where several have one')
+      .option('--public-key <file>', 'the next key, made on another machine (PEM)')
+  }
   command
     .addHelpText('after', `\nExamples:\n  chancery rotate ${kind} --dry-run\n  chancery rotate ${kind} --wait\n`)
     .action(async (options: RotateOptions) => {
@@ -141,8 +148,9 @@ function going(command: Command): Command {
 async function begin(kind: RotationKind, options: RotateOptions): Promise<void> {
   const { planRotation, readRotations, rotate } = await import('#lifecycle')
   const installation = await installationOf(options)
-  const { destroyOldKey = false, listen, url } = options
-  const wishes = { destroyOldKey, ...(listen === undefined ? {} : { listen }), ...(url === undefined ? {} : { url }) }
+  const { destroyOldKey = false, listen, url, custodian } = options
+  const publicKey = options.publicKey === undefined ? undefined : readFileSync(options.publicKey, 'utf8')
+  const wishes = { destroyOldKey, ...given({ listen, url, custodian, publicKey }) }
   if (options.dryRun === true) {
     const facts = await planRotation(kind, { installation, ...wishes })
     const { current } = readRotations(installation.dataDir)
@@ -153,6 +161,13 @@ async function begin(kind: RotationKind, options: RotateOptions): Promise<void> 
   const shorten = await mayShorten(options)
   const resuming = { shorten }
   await shown(options, await rotate(kind, { installation, wishes, resuming, onStep: teller(options) }), resuming)
+}
+
+/** Without what was not said. */
+function given<T extends object>(words: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  return Object.fromEntries(Object.entries(words).filter(([, word]) => word !== undefined)) as {
+    [K in keyof T]?: NonNullable<T[K]>
+  } // just filtered
 }
 
 async function dryRunScreen(kind: RotationKind, facts: object, underWay: string | undefined): Promise<string> {

@@ -1,5 +1,4 @@
 /** Each kind of rotation with its file. */
-import { OperatorError } from '#alarms'
 import type { RotationKind } from '../journal.ts'
 import { ctLog } from './ct-log.ts'
 import { issuingCa } from './issuing-ca.ts'
@@ -9,19 +8,21 @@ import { rootCa } from './root-ca.ts'
 import type { RotationPlan } from './rotation.ts'
 import { standbySet } from './standby-set.ts'
 import { tsa } from './tsa.ts'
+import { tufOnline } from './tuf-online.ts'
+import { tufRoot } from './tuf-root.ts'
 
-const PLANS: Readonly<Partial<Record<RotationKind, RotationPlan>>> = {
+const PLANS: Readonly<Record<RotationKind, RotationPlan>> = {
   'issuing-ca': issuingCa,
   'root-ca': rootCa,
   'ct-log': ctLog,
   'rekor-v1': rekorV1,
   'rekor-v2': rekorV2,
   tsa,
+  'tuf-online': tufOnline,
+  'tuf-root': tufRoot,
   standby: standbySet,
 }
 
 export function kindOf(kind: RotationKind): RotationPlan {
-  const plan = PLANS[kind]
-  if (plan === undefined) throw new OperatorError('rotation_impossible', `${kind} cannot be rotated`)
-  return plan
+  return PLANS[kind]
 }

@@ -43,6 +43,9 @@ export interface Wishes {
   /** Where a log's successor listens and is dialled. */
   readonly listen?: string
   readonly url?: string
+  /** Of TUF root and targets: whose key goes, where several have one, and the next one if it was made elsewhere (PEM). */
+  readonly custodian?: string
+  readonly publicKey?: string
 }
 
 /** What the operator says now. */

@@ -1,8 +1,11 @@
 /** `chancery init`: makes tokens, keys, certificates, configuration and trust root under one data folder. */
 
+import { X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { type Command, Option } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { KeyKind } from '#hsm'
+import type { Ports } from '#lifecycle'
 
 export function register(program: Command): void {
   program
@@ -13,6 +16,9 @@ export function register(program: Command): void {
     .option('--host <address>', 'address or name that clients dial', '127.0.0.1')
     .option('--listen-host <address>', 'address that every service binds (default: that of --host)')
     .option('--ports <choice>', 'usual, or auto for free ones', 'usual')
+    .option('--tls-cert <file>', 'serve by name over TLS at one port: https://fulcio.<domain>, tuf.<domain>, …')
+    .option('--tls-key <file>', 'private key of --tls-cert, PEM')
+    .option('--https-port <port>', 'the port of --tls-cert', parsePort, 443)
     .addOption(
       new Option('--key <name=kind>', 'another kind for root-ca, issuing-ca (P-384, rsa-3072, …) or a TUF key')
         .argParser((value: string, before: readonly string[]) => [...before, value])
@@ -22,7 +28,7 @@ export function register(program: Command): void {
     .option('--if-missing', 'leave an installation that is there as it is, and end well')
     .addHelpText(
       'after',
-      '\nMakes SoftHSM tokens and a development configuration. An interrupted init is\nstarted over by the next one. In a container: --listen-host 0.0.0.0, since\nwhat is bound inside is not what clients dial.\n\n--tuf-quorum 2/3 tries out custodians: three more tokens, each with a PIN and\nan agent file agent/custodian-N.yaml that no server opens. Every later change\nof what clients trust then waits for two of them (chancery trust pending):\n  chancery trust payload --data ./data -o payload.json\n  chancery trust sign payload.json --agent data/agent/custodian-1.yaml \\\n    --key custodian-1 -o 1.json\n  chancery trust merge 1.json 2.json --data ./data\n\nExamples:\n  chancery init --data ./data --domain sig.example.test --tuf-quorum 2/3\n  chancery init --data ./data --domain sig.example.test\n',
+      '\nMakes SoftHSM tokens and a development configuration. An interrupted init is\nstarted over by the next one. In a container: --listen-host 0.0.0.0, since\nwhat is bound inside is not what clients dial.\n\n--tuf-quorum 2/3 tries out custodians: three more tokens, each with a PIN and\nan agent file agent/custodian-N.yaml that no server opens. Every later change\nof what clients trust then waits for two of them (chancery trust pending):\n  chancery trust payload --data ./data -o payload.json\n  chancery trust sign payload.json --agent data/agent/custodian-1.yaml \\\n    --key custodian-1 -o 1.json\n  chancery trust merge 1.json 2.json --data ./data\n\nWith --tls-cert every service has a name of its own at one port, told apart by\nHost: fulcio, rekor-v1, rekor-v2, ct, tsa and tuf.<domain>. The certificate must\nbe for all of them (*.<domain>), and the DNS must know them. chancery trust join\nprints what other machines need then.\n\nExamples:\n  chancery init --data ./data --domain sig.example.test --listen-host 0.0.0.0 \\\n    --tls-cert wildcard.pem --tls-key wildcard.key\n  chancery init --data ./data --domain sig.example.test --tuf-quorum 2/3\n  chancery init --data ./data --domain sig.example.test\n',
     )
     .action(make)
 }
@@ -33,6 +39,9 @@ interface InitOptions {
   readonly host: string
   readonly listenHost?: string
   readonly ports: string
+  readonly tlsCert?: string
+  readonly tlsKey?: string
+  readonly httpsPort: number
   readonly ifMissing?: boolean
   readonly key: readonly string[]
   readonly tufQuorum?: string
@@ -48,6 +57,7 @@ async function make(options: InitOptions): Promise<void> {
     isInstallation,
     newTreeId,
     parseTufQuorum,
+    serviceNames,
     takenPorts,
   } = await import('#lifecycle')
   const { domain, host, listenHost = host } = options
@@ -78,7 +88,11 @@ async function make(options: InitOptions): Promise<void> {
     process.stderr.write(`${dataDir} holds an installation; it is left as it is\n`)
     return
   }
-  const ports = options.ports === 'auto' ? await freePorts(listenHost) : defaultPorts
+  const https = httpsOf(options)
+  const treeId = newTreeId()
+  if (https !== undefined) requireNames(https.certFile, serviceNames({ domain, treeId }))
+  const apart = options.ports === 'auto' ? await freePorts(listenHost) : defaultPorts
+  const ports = https === undefined ? apart : atOnePort(apart, options.httpsPort)
   const taken = await takenPorts(listenHost, ports)
   if (taken.length > 0) {
     throw new InstallationError(
@@ -89,11 +103,39 @@ async function make(options: InitOptions): Promise<void> {
   const started = performance.now()
   await createInstallation(
     dataDir,
-    { profile: 'development', domain, host, listenHost, ports, treeId: newTreeId(), keyKinds, tufQuorum },
+    { profile: 'development', domain, host, listenHost, ports, https, treeId, keyKinds, tufQuorum },
     (step) => process.stderr.write(`  ${step}\n`),
   )
   const seconds = ((performance.now() - started) / 1000).toFixed(1)
   process.stderr.write(`  made in ${seconds} s; serve it with: chancery serve --data ${options.data}\n`)
+}
+
+/** Services share the port and are told apart by name; the rest is for this machine. */
+function atOnePort(apart: Ports, port: number): Ports {
+  return { ...apart, ca: port, rekorV1: port, rekorV2: port, timestamp: port, ct: port, tuf: port }
+}
+
+function httpsOf({ tlsCert, tlsKey }: InitOptions): { certFile: string; keyFile: string } | undefined {
+  if (tlsCert === undefined && tlsKey === undefined) return undefined
+  if (tlsCert === undefined || tlsKey === undefined) {
+    throw Object.assign(new Error('--tls-cert and --tls-key belong together'), { code: 'bad_choice' })
+  }
+  return { certFile: resolve(tlsCert), keyFile: resolve(tlsKey) }
+}
+
+/** A certificate for other names would be found out by the first client. */
+function requireNames(certFile: string, names: readonly string[]): void {
+  const certificate = new X509Certificate(readFileSync(certFile))
+  const missing = names.filter((name) => certificate.checkHost(name) === undefined)
+  if (missing.length > 0) {
+    throw Object.assign(new Error(`${certFile} is not for ${missing.join(', ')}`), { code: 'bad_choice' })
+  }
+}
+
+function parsePort(text: string): number {
+  const port = Number(text)
+  if (Number.isInteger(port) && port > 0 && port < 65_536) return port
+  throw new InvalidArgumentError('it is a port number')
 }
 
 const domainName = /^(?=.{1,200}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$/

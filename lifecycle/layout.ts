@@ -2,6 +2,7 @@
 
 import { stringify } from 'yaml'
 import type { KeyKind } from '#hsm'
+import { hostOfOrigin } from '#trust-root'
 import type { TufQuorum } from './custodians.ts'
 import { shardOrigin, successorName } from './log-names.ts'
 import type { Ports } from './ports.ts'
@@ -14,6 +15,11 @@ export interface InstallationChoices {
   readonly domain: string
   /** What clients dial. */
   readonly host: string
+  /**
+   * Served by name at one address: `https://fulcio.<domain>`, `tsa.`, `tuf.`, and the hosts of the logs' origins. `ports`
+   * names one port for all of them then. PEM files, absolute. Without it each service has a port of its own at `host`.
+   */
+  readonly https?: { readonly certFile: string; readonly keyFile: string } | undefined
   /** The address every listener binds: another one in a container, whose loopback nobody outside reaches. */
   readonly listenHost: string
   readonly ports: Ports
@@ -49,7 +55,7 @@ export function standbyChoices(choices: InstallationChoices, treeId: string): In
   return {
     ...choices,
     treeId,
-    ports: { ...ports, ct: later(ports.ct), rekorV2: later(ports.rekorV2) },
+    ports: choices.https ? ports : { ...ports, ct: later(ports.ct), rekorV2: later(ports.rekorV2) },
     shards: { ct: standbyNames['ct-log'], 'rekor-v2': standbyNames['rekor-v2'] },
   }
 }
@@ -62,18 +68,30 @@ export function origins({ domain, treeId, shards }: Pick<InstallationChoices, 'd
 }
 
 /** What clients dial. */
-export function urls({ host, ports }: Pick<InstallationChoices, 'host' | 'ports'>) {
+export function urls(choices: Pick<InstallationChoices, 'host' | 'ports' | 'https' | 'domain' | 'treeId' | 'shards'>) {
+  const { host, ports, https, domain } = choices
   const at = (port: number) => `http://${host}:${port}`
+  const origin = origins(choices)
+  /** The default port is not told: some clients compare addresses as text. */
+  const named = (name: string, port: number) =>
+    https === undefined ? at(port) : `https://${name}${port === 443 ? '' : `:${port}`}`
   return {
-    ca: at(ports.ca),
+    ca: named(`fulcio.${domain}`, ports.ca),
     oidc: at(ports.oidc),
-    rekorV1: at(ports.rekorV1),
-    rekorV2: at(ports.rekorV2),
-    timestamp: at(ports.timestamp),
-    ct: at(ports.ct),
-    tuf: at(ports.tuf),
+    rekorV1: named(hostOfOrigin(origin.rekorV1), ports.rekorV1),
+    rekorV2: named(origin.rekorV2, ports.rekorV2),
+    timestamp: named(`tsa.${domain}`, ports.timestamp),
+    ct: named(origin.ct, ports.ct),
+    tuf: named(`tuf.${domain}`, ports.tuf),
     metrics: at(ports.metrics),
   }
+}
+
+/** The names that `https` needs: of a certificate, and in the DNS. */
+export function serviceNames(choices: Pick<InstallationChoices, 'domain' | 'treeId'>): readonly string[] {
+  const { domain } = choices
+  const { rekorV1, rekorV2, ct } = origins(choices)
+  return [`fulcio.${domain}`, hostOfOrigin(rekorV1), rekorV2, `tsa.${domain}`, ct, `tuf.${domain}`]
 }
 
 /** `chancery.yaml`, written once. */
@@ -82,6 +100,7 @@ export function chanceryYaml(choices: InstallationChoices): string {
   const origin = origins(choices)
   const url = urls(choices)
   const listen = (port: number) => `${listenHost}:${port}`
+  const tls = choices.https === undefined ? {} : { tls: choices.https }
   const document = {
     profile: choices.profile,
     domain: choices.domain,
@@ -90,6 +109,7 @@ export function chanceryYaml(choices: InstallationChoices): string {
     metrics: { listen: listen(ports.metrics) },
     ca: {
       listen: listen(ports.ca),
+      ...tls,
       url: url.ca,
       key: 'issuing-ca',
       chain: 'ca/chain.pem',
@@ -101,6 +121,7 @@ export function chanceryYaml(choices: InstallationChoices): string {
         name: 'ct',
         kind: 'ct',
         listen: listen(ports.ct),
+        ...tls,
         url: url.ct,
         origin: origin.ct,
         key: 'ct',
@@ -111,6 +132,7 @@ export function chanceryYaml(choices: InstallationChoices): string {
         name: 'rekor-v1',
         kind: 'rekor-v1',
         listen: listen(ports.rekorV1),
+        ...tls,
         url: url.rekorV1,
         origin: origin.rekorV1,
         treeId,
@@ -121,6 +143,7 @@ export function chanceryYaml(choices: InstallationChoices): string {
         name: 'rekor-v2',
         kind: 'rekor-v2',
         listen: listen(ports.rekorV2),
+        ...tls,
         url: url.rekorV2,
         origin: origin.rekorV2,
         key: 'rekor-v2',
@@ -128,9 +151,10 @@ export function chanceryYaml(choices: InstallationChoices): string {
         strict: false,
       },
     ],
-    timestamp: { listen: listen(ports.timestamp), url: url.timestamp, key: 'tsa', chain: 'timestamp/chain.pem' },
+    timestamp: { listen: listen(ports.timestamp), ...tls, url: url.timestamp, key: 'tsa', chain: 'timestamp/chain.pem' },
     trustRoot: {
       listen: listen(ports.tuf),
+      ...tls,
       url: url.tuf,
       folder: 'trust-root',
       onlineKey: 'tuf-online',

@@ -23,6 +23,9 @@ Keep and bring back:
   backup    copy logs, trust root, account and configuration of a running server
   restore   bring an installation back, at exactly the heads its agent remembers
 
+What clients trust:
+  trust     show it, publish it, have custodians sign it
+
 Logs:
   log       list, show, check, freeze, adopt; start a successor
 

@@ -22,6 +22,7 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   doctor: () => import('./doctor.ts'),
   clients: () => import('./clients.ts'),
   agent: () => import('./agent.ts'),
+  trust: () => import('./trust.ts'),
   log: () => import('./log.ts'),
   token: () => import('./token.ts'),
   key: () => import('./key.ts'),

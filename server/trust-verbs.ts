@@ -15,7 +15,11 @@ export function trustVerbs(parts: Pick<Parts, 'trustRoot'>): AdminVerbs {
     throw new OperatorError('no_trust_root', 'this server has no trustRoot in its configuration')
   }
   return {
-    'trust-status': async () => ({ ...(await served().status()), pending: await served().pending() }),
+    'trust-status': async () => {
+      const trustRoot = served()
+      const { changes, pending } = await trustRoot.diff()
+      return { ...(await trustRoot.status()), pending, unpublished: changes && pending === undefined }
+    },
     'trust-diff': async () => await served().diff(),
     'trust-publish': async ({ argument }) => await served().publish(read(publishArgument, argument)),
     'trust-change': async (request) => await changeVerb(served(), request),

@@ -12,6 +12,8 @@ export interface Quorum {
 
 /** A role that custodians sign, signed by some of them, and what it needs. */
 export interface OfflinePart {
+  /** Of the bytes that are signed; hex. */
+  readonly sha256: string
   readonly metadata: SignedMetadata<RootSigned> | SignedMetadata<TargetsSigned>
   /** All of them must be met: for a root that of the root before it, and its own. */
   readonly quorums: readonly Quorum[]
@@ -26,11 +28,15 @@ export function offlineParts(
   const roots = newRoots.map((root, at): OfflinePart => {
     const before = at === 0 ? published : newRoots[at - 1]
     const own = quorumOf(root.signed, 'root')
-    return { metadata: root, quorums: before === undefined ? [own] : [quorumOf(before.signed, 'root'), own] }
+    const sha256 = sha256Of(root.signed)
+    return { sha256, metadata: root, quorums: before === undefined ? [own] : [quorumOf(before.signed, 'root'), own] }
   })
   const newest = newRoots.at(-1) ?? published
   if (targets === undefined || newest === undefined) return roots
-  return [...roots, { metadata: targets, quorums: [quorumOf(newest.signed, 'targets')] }]
+  return [
+    ...roots,
+    { sha256: sha256Of(targets.signed), metadata: targets, quorums: [quorumOf(newest.signed, 'targets')] },
+  ]
 }
 
 /** Who must sign a role by a root. */
@@ -99,7 +105,7 @@ export function summaryOf(part: OfflinePart, nameOf: (keyid: string) => Custodia
   return {
     role: signed._type,
     version: signed.version,
-    sha256: sha256Of(signed),
+    sha256: part.sha256,
     have: have.length,
     need: have.length + lacking,
     missing: missing.map(nameOf),

@@ -12,6 +12,9 @@ export interface RoleStatus {
   readonly role: TufRole
   readonly version: number
   readonly expires: Date
+  /** So many of so many keys sign it. */
+  readonly threshold: number
+  readonly keys: number
   /** Negative once expired. */
   readonly secondsLeft: number
   /**
@@ -59,7 +62,16 @@ export async function trustRootStatus(
     const secondsLeft = Math.floor((Date.parse(expires) - now.getTime()) / 1000)
     const dueState = canSign ? 'due' : 'alarm'
     const freshness = isDue(expires, policy[role].renewSeconds, now) ? dueState : 'fresh'
-    return { role, version, expires: new Date(expires), secondsLeft, state: secondsLeft <= 0 ? 'expired' : freshness }
+    const { threshold, keyids } = state.root.signed.roles[role]
+    const by = { threshold, keys: keyids.length }
+    return {
+      role,
+      version,
+      ...by,
+      expires: new Date(expires),
+      secondsLeft,
+      state: secondsLeft <= 0 ? 'expired' : freshness,
+    }
   })
   for (const { role, expires, state } of roles) {
     expiryGauge.set({ role }, expires.getTime() / 1000)

@@ -151,7 +151,13 @@ export function chanceryYaml(choices: InstallationChoices): string {
         strict: false,
       },
     ],
-    timestamp: { listen: listen(ports.timestamp), ...tls, url: url.timestamp, key: 'tsa', chain: 'timestamp/chain.pem' },
+    timestamp: {
+      listen: listen(ports.timestamp),
+      ...tls,
+      url: url.timestamp,
+      key: 'tsa',
+      chain: 'timestamp/chain.pem',
+    },
     trustRoot: {
       listen: listen(ports.tuf),
       ...tls,

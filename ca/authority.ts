@@ -79,6 +79,11 @@ export interface Authority {
    * issuer are `canaryIdentity`, whatever is asked. Everything else is as with `issue`, the log and the caps included.
    */
   issueCanary(key: PublicKey): Promise<Issued>
+  /**
+   * Another key, chain or log, checked as at the start and not in force yet. Rejects like `createAuthority`, and with what
+   * the agent said.
+   */
+  prepare(change: AuthorityChange): Promise<AuthorityChangeover>
   /** DER, the issuing certificate first, the root last. */
   readonly chain: readonly Uint8Array[]
   readonly issuers: readonly IssuerPolicy[]
@@ -86,6 +91,19 @@ export interface Authority {
   prefetch(): ReturnType<TokenVerifier['prefetch']>
   /** Why nothing can be issued just now, as far as is known without asking anybody; undefined if nothing is in the way. */
   fault(): string | undefined
+}
+
+/** What a running authority may go over to; what is left out stays. */
+export type AuthorityChange = Partial<Pick<AuthorityOptions, 'key' | 'chain' | 'ctLog' | 'ctLogSpkiDer'>>
+
+export interface AuthorityChangeover {
+  /** As `Authority.issueCanary`, by what is not in force yet: the agent's configuration and the log prove that they fit. */
+  issueCanary(key: PublicKey): Promise<Issued>
+  /**
+   * Puts it in force before it returns: a request that begins later is answered by it, one that began before by what it
+   * began with. Resolves when the last of those is answered.
+   */
+  take(): Promise<void>
 }
 
 /** Fulcio's validity: long enough to sign, too short to be worth stealing. */
@@ -98,38 +116,69 @@ const SERIAL_BYTES = 20
 /** Opens the certificate authority; rejects with `CaError` `internal` if chain, key and log do not fit together. */
 export async function createAuthority(options: AuthorityOptions): Promise<Authority> {
   const { agent, issuers, clock = Date.now, maxInFlight = MAX_IN_FLIGHT } = options
-  const issuing = checkIssuingChain(options.chain, await agent.key(options.key), clock())
   const verifier = createTokenVerifier({ issuers, clock, ...(options.fetch && { fetch: options.fetch }) })
-  const office: Office = {
-    ...options,
+  const officeOf = async (wanted: AuthorityOptions): Promise<Office> => ({
+    ...wanted,
     clock,
-    issuing,
+    issuing: checkIssuingChain(wanted.chain, await agent.key(wanted.key), clock()),
     verifier,
     randomBytes: options.randomBytes ?? randomBytes,
-    log: readLogKey(options),
-  }
+    log: readLogKey(wanted),
+  })
+  let current: InForce = { options, office: await officeOf(options), underWay: 0, ended: () => undefined }
   let inFlight = 0
-  const bounded = async (issuing: () => Promise<Issued>): Promise<Issued> => {
+  const bounded = async (by: InForce, issuing: (office: Office) => Promise<Issued>): Promise<Issued> => {
     if (inFlight >= maxInFlight) throw new CaError('busy', 'too many requests are under way')
     // Before anything is signed: a precertificate that no log takes would be a use of the key for nothing.
     const refusal = options.refusal?.()
     if (refusal !== undefined) throw new CaError('log_unavailable', refusal)
     inFlight++
+    by.underWay++
     try {
-      return await issuing()
+      return await issuing(by.office)
     } finally {
       inFlight--
+      by.underWay--
+      if (by.underWay === 0) by.ended()
     }
   }
+  const issueCanary = async (by: InForce, key: PublicKey): Promise<Issued> =>
+    await bounded(by, (office) => certify(office, canary(office, key)))
 
   return {
-    issue: async (request) => await bounded(() => issue(office, request)),
-    issueCanary: async (key) => await bounded(() => certify(office, canary(office, key))),
-    chain: issuing.certificates,
+    issue: async (request) => await bounded(current, (office) => issue(office, request)),
+    issueCanary: async (key) => await issueCanary(current, key),
+    async prepare(change) {
+      const wanted = { ...current.options, ...change }
+      const next: InForce = { options: wanted, office: await officeOf(wanted), underWay: 0, ended: () => undefined }
+      return {
+        issueCanary: async (key) => await issueCanary(next, key),
+        async take() {
+          const former = current
+          current = next
+          if (former === next || former.underWay === 0) return
+          await new Promise<void>((resolve) => {
+            former.ended = resolve
+          })
+        },
+      }
+    },
+    get chain() {
+      return current.office.issuing.certificates
+    },
     issuers,
     prefetch: () => verifier.prefetch(),
-    fault: () => (expired(office) ? 'the certificate of the authority ends too soon' : undefined),
+    fault: () => (expired(current.office) ? 'the certificate of the authority ends too soon' : undefined),
   }
+}
+
+/** What signs, or signed until a changeover and still answers what began before it. */
+interface InForce {
+  readonly options: AuthorityOptions
+  readonly office: Office
+  underWay: number
+  /** Called each time when nothing of it is under way. */
+  ended: () => void
 }
 
 /** What every issuance needs. */

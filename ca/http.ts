@@ -17,8 +17,7 @@ export function caSection(
   authority: Authority,
   options: { readonly logger?: Pick<Logger, 'warn' | 'error'> } = {},
 ): Section {
-  // Every answer ends with these: encoded once.
-  const chainPems = authority.chain.map((der) => encodePem('CERTIFICATE', der))
+  const chainPems = () => authority.chain.map(issuerPem)
   const post = (path: string, answer: Endpoint['answer']): Endpoint => ({
     method: 'POST',
     path,
@@ -30,13 +29,13 @@ export function caSection(
     name: 'ca',
     endpoints: [
       post('/api/v2/signingCert', async (request) =>
-        v2Certificate(await issue(authority, request, readV2Request(request)), chainPems),
+        v2Certificate(await issue(authority, request, readV2Request(request))),
       ),
       post('/api/v1/signingCert', async (request) =>
-        v1Certificate(await issue(authority, request, readV1Request(request)), chainPems),
+        v1Certificate(await issue(authority, request, readV1Request(request))),
       ),
-      get('/api/v2/trustBundle', () => json(200, { chains: [{ certificates: chainPems }] })),
-      get('/api/v1/rootCert', () => pemChain(200, chainPems)),
+      get('/api/v2/trustBundle', () => json(200, { chains: [{ certificates: chainPems() }] })),
+      get('/api/v1/rootCert', () => pemChain(200, chainPems())),
       get('/api/v2/configuration', () => json(200, configuration(authority))),
       get('/healthz', () => json(200, { status: 'SERVING' })),
     ],
@@ -105,18 +104,27 @@ function headerToken(request: EndpointRequest): string {
   return (request.headers.authorization ?? '').replace(/^Bearer /i, '').trim()
 }
 
-function v2Certificate(issued: Issued, chainPems: readonly string[]): EndpointAnswer {
-  const certificates = withChain(issued, chainPems)
+function v2Certificate(issued: Issued): EndpointAnswer {
+  const certificates = pemsOf(issued)
   return json(200, { signedCertificateEmbeddedSct: { chain: { certificates } } }, logFields(issued))
 }
 
-function v1Certificate(issued: Issued, chainPems: readonly string[]): EndpointAnswer {
-  return { ...pemChain(201, withChain(issued, chainPems)), log: logFields(issued) }
+function v1Certificate(issued: Issued): EndpointAnswer {
+  return { ...pemChain(201, pemsOf(issued)), log: logFields(issued) }
 }
 
-/** The certificate and its chain, each without its last line end. */
-function withChain({ certificate }: Issued, chainPems: readonly string[]): readonly string[] {
-  return [encodePem('CERTIFICATE', certificate), ...chainPems].map((pem) => pem.trimEnd())
+/** The certificate and the chain that it was issued under, each without its last line end. */
+function pemsOf({ chain: [leaf = new Uint8Array(), ...issuers] }: Issued): readonly string[] {
+  return [encodePem('CERTIFICATE', leaf), ...issuers.map(issuerPem)].map((pem) => pem.trimEnd())
+}
+
+/** Every answer ends with the same few: each is encoded once. */
+const issuerPems = new WeakMap<Uint8Array, string>()
+
+function issuerPem(der: Uint8Array): string {
+  const known = issuerPems.get(der) ?? encodePem('CERTIFICATE', der)
+  issuerPems.set(der, known)
+  return known
 }
 
 function pemChain(status: number, pems: readonly string[]): EndpointAnswer {

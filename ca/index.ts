@@ -1,5 +1,7 @@
 export {
   type Authority,
+  type AuthorityChange,
+  type AuthorityChangeover,
   type AuthorityOptions,
   createAuthority,
   type IssuanceRequest,

@@ -77,6 +77,8 @@ export interface ListenOptions {
 }
 
 export interface Listener {
+  /** Serves these and no others from now on; a request that began before goes on where it was. */
+  mount(sections: readonly MountedSection[]): void
   /** `http(s)://host:port`, as bound. */
   readonly url: string
   readonly port: number
@@ -100,7 +102,8 @@ export class ListenError extends Error {
 export async function listen(options: ListenOptions): Promise<Listener> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits }
   const connections = new Connections(limits, options)
-  const handle = application(options, limits, connections)
+  const mounting: Mounting = { mounts: options.sections.map((mounted) => mount(mounted, limits)) }
+  const handle = application(mounting, limits, connections)
   const server = await createServer(options, limits, handle)
   connections.watch(server)
   const port = await bind(server, options)
@@ -109,6 +112,9 @@ export async function listen(options: ListenOptions): Promise<Listener> {
   return {
     url: `${options.tls ? 'https' : 'http'}://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`,
     port,
+    mount(sections) {
+      mounting.mounts = sections.map((mounted) => mount(mounted, limits))
+    },
     close() {
       closing ??= connections.drain(server).finally(() => stopReload?.())
       return closing
@@ -288,22 +294,28 @@ interface Mount {
   readonly knows: (path: string) => boolean
 }
 
-function application(options: ListenOptions, limits: ListenLimits, connections: Connections): Handle {
-  const mounts = options.sections.map((mounted) => mount(mounted, limits))
+/** What a listener serves at the moment. */
+interface Mounting {
+  mounts: readonly Mount[]
+}
+
+function application(mounting: Mounting, limits: ListenLimits, connections: Connections): Handle {
   const app = new Koa()
   // Koa tells of failed connections and unwritable answers here: both belong on the request's own line.
   app.on('error', (error: unknown, context?: ListenerContext) => context?.state.exchange.failed(error))
-  app.use((context, next) => converse(context as ListenerContext, next, { mounts, limits, connections }))
-  for (const { section, routes } of mounts) {
-    app.use((context, next) =>
-      (context as ListenerContext).state.mounts.some((mount) => mount.section === section)
-        ? routes(context, next)
-        : next(),
-    )
-  }
+  app.use((context, next) =>
+    converse(context as ListenerContext, next, { mounts: mounting.mounts, limits, connections }),
+  )
+  app.use((context, next) => route(context as ListenerContext, next))
   app.use((context) => refuse(context as ListenerContext, limits))
   const callback = app.callback()
   return (request, response) => void callback(request, response)
+}
+
+/** Each section of this Host in turn, until one has the endpoint. */
+async function route(context: ListenerContext, next: Next, at = 0): Promise<unknown> {
+  const mounted = context.state.mounts[at]
+  return mounted === undefined ? await next() : await mounted.routes(context, () => route(context, next, at + 1))
 }
 
 function mount({ section, hosts }: MountedSection, limits: ListenLimits): Mount {

@@ -11,8 +11,10 @@ import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { parseWitnessKey } from '#tlog'
+import { decodePem } from '#x509'
 import { FAULT_POINTS } from '#transparency-log'
 import { parseLevel } from './disk.ts'
+import { SWITCH_POINTS } from './switch-points.ts'
 
 export class ConfigError extends Error {
   readonly code: 'unreadable' | 'invalid' | 'refused_in_production'
@@ -238,10 +240,16 @@ const schema = z.strictObject({
       defaultRekor: z.union([z.literal(1), z.literal(2)]).default(1),
       cosign: path
         .optional()
-        .describe('program that verifies before each publication, beside our own verifier; default: cosign in PATH, if any'),
+        .describe(
+          'program that verifies before each publication, beside our own verifier; default: cosign in PATH, if any',
+        ),
     })
     .optional(),
   developmentIssuer: z.strictObject({ listen, url }).optional().describe('development only'),
+  switchFaultPoint: z
+    .enum(SWITCH_POINTS)
+    .optional()
+    .describe('development only: kill -9 at this point of a change of keys, for crash tests'),
 })
 
 export type Config = z.infer<typeof schema>
@@ -292,6 +300,11 @@ export function parseConfig(text: string, file: string): Config {
   if (faults.length > 0)
     throw new ConfigError('invalid', `${file} has ${faults.length} fault(s):\n  ${faults.join('\n  ')}`)
   return config
+}
+
+/** DER of the certificates in one of the configuration's PEM files. */
+export function readCertificates({ resolve: at }: Pick<LoadedConfig, 'resolve'>, pemFile: string): Uint8Array[] {
+  return decodePem(readFileSync(at(pemFile), 'utf8'), { labels: ['CERTIFICATE'] }).map(({ der }) => der)
 }
 
 function isWitnessKey(vkey: string): boolean {

@@ -1,5 +1,4 @@
 /** Which logs are served where: one service for all shards of a Rekor v1 log, one each for every other log. */
-import { readFileSync } from 'node:fs'
 import type { Section } from '#http'
 import {
   ctSection,
@@ -10,17 +9,9 @@ import {
   rekorV2Section,
   type SealedHead,
 } from '#transparency-log'
-import { decodePem } from '#x509'
 import type { LogConfig } from './config.ts'
+import type { Mount } from './listeners.ts'
 import type { Parts } from './main.ts'
-
-/** A section with the addresses of its configuration. */
-export interface LogMount {
-  readonly listen: string
-  readonly url: string
-  readonly tls?: { readonly certFile: string; readonly keyFile: string } | undefined
-  readonly section: Section
-}
 
 interface OpenLog {
   readonly config: LogConfig
@@ -28,18 +19,18 @@ interface OpenLog {
 }
 
 export class LogServices {
-  readonly #parts: Pick<Parts, 'loaded' | 'anchors' | 'logs'>
+  readonly #parts: Pick<Parts, 'acceptedRoots' | 'anchors' | 'logs'>
   readonly #checks: EntryChecks
   /** By the name of each shard. */
   readonly #shards = new Map<string, RekorV1Shards>()
 
-  constructor(parts: Pick<Parts, 'loaded' | 'anchors' | 'logs'>, checks: EntryChecks) {
+  constructor(parts: Pick<Parts, 'acceptedRoots' | 'anchors' | 'logs'>, checks: EntryChecks) {
     this.#parts = parts
     this.#checks = checks
   }
 
   /** All that is configured; called once. */
-  mounts(): LogMount[] {
+  mounts(): Mount[] {
     const { logs } = this.#parts
     // A Rekor v1 shard with a successor is served by that one's service.
     const served = logs.filter(
@@ -48,7 +39,7 @@ export class LogServices {
     return served.map((open) => this.mount(open))
   }
 
-  mount({ config, log }: OpenLog): LogMount {
+  mount({ config, log }: OpenLog): Mount {
     return { ...config, section: this.#section(config, log) }
   }
 
@@ -65,10 +56,7 @@ export class LogServices {
 
   #section(config: LogConfig, log: Log): Section {
     const checks = this.#checks
-    if (config.kind === 'ct') {
-      const pem = readFileSync(this.#parts.loaded.resolve(config.roots), 'utf8')
-      return ctSection({ log, roots: decodePem(pem, { labels: ['CERTIFICATE'] }).map(({ der }) => der) })
-    }
+    if (config.kind === 'ct') return ctSection({ log, roots: this.#parts.acceptedRoots.of(config) })
     if (config.kind === 'rekor-v1') {
       const chain = this.#chain({ config, log })
       const shards = new RekorV1Shards(chain.map((open) => shardOf(open)))

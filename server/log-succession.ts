@@ -11,7 +11,8 @@ import type { Log } from '#transparency-log'
 import { BACKDATE_SECONDS, type Inventory, type TrustItem } from '#trust-root'
 import type { AdminRequest } from './admin.ts'
 import { type LogConfig, parseConfig } from './config.ts'
-import { type LogMount, type LogServices, shardOf } from './log-services.ts'
+import type { Mount } from './listeners.ts'
+import { type LogServices, shardOf } from './log-services.ts'
 import { logNamed } from './log-verbs.ts'
 import type { Parts } from './main.ts'
 
@@ -20,8 +21,8 @@ export interface Succession {
   readonly parts: Parts
   readonly services: LogServices
   readonly open: (config: LogConfig) => Promise<Log>
-  /** Serves it from now on; false where its address is another listener's and a restart is needed. */
-  readonly mount: (mount: LogMount) => Promise<boolean>
+  /** Serves it from now on. */
+  readonly mount: (mount: Mount) => Promise<void>
   /** Called once the successor is in its place. */
   readonly changed: () => void
 }
@@ -131,11 +132,11 @@ async function switchService(succession: Switching, former: OpenLog, fields: obj
   const { next, text } = configured(parts, fields, former.config.name, 0)
   replaceDurably(parts.loaded.file, text)
   const opened = await taken(parts, next, open)
-  const mounted = await mount(services.mount(opened))
+  await mount(services.mount(opened))
   await finish(succession, former, opened)
   const frozen = await ended(former.log, succession.emergency)
   // The CA holds on to the CT log that it was started with.
-  return { size: former.log.head().size, frozen, restartNeeded: !mounted || next.kind === 'ct' }
+  return { size: former.log.head().size, frozen, restartNeeded: next.kind === 'ct' }
 }
 
 async function taken(parts: Parts, config: LogConfig, open: Succession['open']): Promise<OpenLog> {

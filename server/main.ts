@@ -3,20 +3,18 @@
  * takes them down in reverse. A fault while starting takes down what had started.
  */
 
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { createHash } from 'node:crypto'
-import { dirname, join, resolve as resolvePath } from 'node:path'
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { dirname, resolve as resolvePath } from 'node:path'
 import { type Logger, pino } from 'pino'
 import { parse as parseYaml } from 'yaml'
 import { Alarms, CATALOGUE, type Code, OperatorError } from '#alarms'
-import { type Authority, caSection, createAuthority } from '#ca'
+import { type Authority, caSection } from '#ca'
 import { connectAgent, connectRoleAgents, HsmError, type SigningAgent, spawnAgent, recordUses, UseJournal } from '#hsm'
-import { collectProcessMetrics, listen, metricsSection, type Section } from '#http'
-import { type IssuerPolicy, parseFulcioConfig } from '#policy'
+import { collectProcessMetrics, metricsSection } from '#http'
+import { parseFulcioConfig } from '#policy'
 import { type Reconciled, type ReconcileStep, USES } from '#lifecycle'
-import { createTimestampAuthority, type TimestampAuthority, timestampSection } from '#timestamp'
+import { type TimestampAuthority, timestampSection } from '#timestamp'
 import {
-  ctLogOf,
   ctSignEntry,
   killAt,
   LogError,
@@ -26,8 +24,8 @@ import {
   startEntryChecks,
   StoreError,
 } from '#transparency-log'
-import { openTrustRoot, servedFolder, type TrustRoot, trustRootSection } from '#trust-root'
-import { decodePem } from '#x509'
+import { openTrustRoot, type TrustRoot, trustRootSection } from '#trust-root'
+import { RootsOfLogs } from './accepted-roots.ts'
 import { isServed, listenAdmin } from './admin.ts'
 import { watchAccountHead } from './account-head.ts'
 import { type Anchors, isWitnessed, startAnchors } from './anchors.ts'
@@ -35,21 +33,24 @@ import { backupVerb, watchBackupAge } from './backup.ts'
 import { Canaries } from './canary.ts'
 import { canaryIdentity, canaryPartsOf } from './canary-bundle.ts'
 import { canaryVerbs } from './canary-verbs.ts'
-import { type IssuingAgent, tellOfCap } from './cap-alarm.ts'
+import { openAuthority, openTimestampAuthority } from './authorities.ts'
+import { tellOfCap } from './cap-alarm.ts'
 import { timeSourcesOf, type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { type WatchedDisk, watchDisk } from './disk.ts'
 import { watchAges } from './age-alarms.ts'
 import { watchAgent } from './agent-alarms.ts'
+import { writeEndpoints } from './endpoints.ts'
 import { showInMetrics } from './gauges.ts'
+import { Listeners, type Mount } from './listeners.ts'
 import { watchLogs } from './log-alarms.ts'
 import { LogServices } from './log-services.ts'
-import { stageVerb, type Succession, switchVerb } from './log-succession.ts'
+import type { Succession } from './log-succession.ts'
 import { adoptionVerb, freezeVerb, fsckVerb, logLines, resumeVerb } from './log-verbs.ts'
-import { refuseInProduction } from './production.ts'
+import { refuseInProduction, summaryOf } from './production.ts'
 import { reconcileVerb, watchReconciled } from './reconcile.ts'
 import { readinessOf, statusOf } from './status.ts'
-import { timeSourceOf } from './time-source.ts'
+import { switchVerbs } from './switch-verbs.ts'
 import { trustVerbs } from './trust-verbs.ts'
 
 export interface Server {
@@ -78,6 +79,7 @@ export interface Parts {
   readonly alarms: Alarms
   /** Grows when a log gets a successor. */
   readonly logs: { readonly config: LogConfig; readonly log: Log }[]
+  readonly acceptedRoots: RootsOfLogs
   readonly authority?: Authority
   readonly timestamp?: TimestampAuthority
   readonly trustRoot?: TrustRoot
@@ -120,7 +122,7 @@ export async function serve(loaded: LoadedConfig, options: ServeOptions): Promis
 
     const endpointsFile = loaded.resolve('run/endpoints.json')
     try {
-      writeEndpoints(endpointsFile, parts)
+      writeEndpoints(endpointsFile, loaded)
     } catch (error) {
       // A full disk must not keep a server from its readers.
       logger.warn({ err: error }, 'run/endpoints.json cannot be written: commands that look there will not find us')
@@ -191,7 +193,7 @@ async function openParts(
   closers.push(async () => await agent.close())
   closers.push(watchAgent(agent, alarms))
   const issuers = config.ca === undefined ? [] : parseFulcioConfig(readText(loaded, config.ca.issuers))
-  refuseInProduction(loaded, await agent.status(), issuers.map(summary))
+  refuseInProduction(loaded, await agent.status(), issuers.map(summaryOf))
 
   const logs = await Promise.all(
     config.logs.map(async (logConfig) => {
@@ -211,7 +213,9 @@ async function openParts(
   )
   const anchors = await startAnchors({ loaded, logs, agent, alarms, logger })
   closers.push(async () => await anchors.close())
-  const authority = await openAuthority(loaded, { agent: tellOfCap(agent, alarms), clock, disk, logs, issuers })
+  const acceptedRoots = new RootsOfLogs(loaded)
+  const issuing = { agent: tellOfCap(agent, alarms), clock, disk, logs, acceptedRoots, issuers }
+  const authority = await openAuthority(loaded, issuing)
   const timestamp = await openTimestampAuthority(loaded, { agent, clock })
   const canaries = canariesOf(loaded, logger)
   const trustRoot = await openConfiguredTrustRoot(loaded, { agent, logger, canaries })
@@ -223,6 +227,7 @@ async function openParts(
     disk,
     alarms,
     logs,
+    acceptedRoots,
     anchors,
     startedAt,
     ...(authority && { authority }),
@@ -362,52 +367,6 @@ async function openConfiguredLog(
   })
 }
 
-async function openAuthority(
-  loaded: LoadedConfig,
-  {
-    agent,
-    clock,
-    disk,
-    logs,
-    issuers,
-  }: Pick<Parts, 'clock' | 'disk' | 'logs'> & { agent: IssuingAgent; issuers: readonly IssuerPolicy[] },
-): Promise<Authority | undefined> {
-  const { ca } = loaded.config
-  if (ca === undefined) return undefined
-  const ct = logs.find(({ config }) => config.name === ca.ctLog)
-  if (ct === undefined || ct.config.kind !== 'ct') throw new TypeError(`no CT log ${ca.ctLog}`) // the configuration was checked for it
-  return await createAuthority({
-    agent,
-    key: ca.key,
-    chain: readChain(loaded, ca.chain),
-    ctLog: ctLogOf({ log: ct.log, roots: readChain(loaded, ct.config.roots) }),
-    ctLogSpkiDer: ct.log.spkiDer,
-    issuers,
-    clock: clock.now,
-    refusal: () => clock.fault() ?? disk.issuance(),
-    canaryIdentity: canaryIdentity(loaded.config.domain),
-  })
-}
-
-async function openTimestampAuthority(
-  loaded: LoadedConfig,
-  { agent, clock }: Pick<Parts, 'agent' | 'clock'>,
-): Promise<TimestampAuthority | undefined> {
-  const { timestamp, profile } = loaded.config
-  if (timestamp === undefined) return undefined
-  const timeSource =
-    timestamp.timeSource === undefined ? {} : { timeSource: timeSourceOf(timestamp.timeSource.command) }
-  return await createTimestampAuthority({
-    agent,
-    key: timestamp.key,
-    chain: readChain(loaded, timestamp.chain),
-    now: clock.now,
-    clockFault: clock.fault,
-    production: profile === 'production',
-    ...timeSource,
-  })
-}
-
 function canariesOf({ config, resolve }: LoadedConfig, logger: Logger): Canaries | undefined {
   if (config.trustRoot === undefined) return undefined
   const { folder, cosign } = config.trustRoot
@@ -451,15 +410,8 @@ async function openConfiguredTrustRoot(
   })
 }
 
-/** One listener per `listen` value, with the sections that share it told apart by Host. */
 async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<void> | void)[]): Promise<void> {
   const { config, resolve } = parts.loaded
-  type Mount = {
-    listen: string
-    section: Section
-    url?: string
-    tls?: { certFile: string; keyFile: string } | undefined
-  }
   const mounts: Mount[] = []
   if (config.metrics !== undefined) {
     collectProcessMetrics()
@@ -477,24 +429,9 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const services = new LogServices(parts, checks)
   mounts.push(...services.mounts())
   parts.canaries?.connect(() => canaryPartsOf(parts, services, checks))
-
-  const bound = new Set<string>()
-  const serveAt = async (listenAt: string, sharing: readonly Mount[]): Promise<void> => {
-    const { host, port } = splitListen(listenAt)
-    const tls = sharing.find((mount) => mount.tls !== undefined)?.tls
-    const listener = await listen({
-      host,
-      port,
-      sections: sharing.map(({ section, url }) =>
-        sharing.length === 1 || url === undefined ? { section } : { section, hosts: [new URL(url).hostname] },
-      ),
-      tls: tls && { certFile: resolve(tls.certFile), keyFile: resolve(tls.keyFile) },
-      logger,
-    })
-    bound.add(listenAt)
-    closers.push(async () => await listener.close())
-  }
-  for (const [listenAt, sharing] of Map.groupBy(mounts, (mount) => mount.listen)) await serveAt(listenAt, sharing)
+  const listeners = new Listeners(resolve, logger)
+  closers.push(async () => await listeners.close())
+  await listeners.open(mounts)
 
   const succession: Succession = {
     parts,
@@ -504,75 +441,27 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
       closers.push(async () => await log.close())
       return log
     },
-    mount: async (mount) => {
-      if (bound.has(mount.listen)) return false
-      await serveAt(mount.listen, [mount])
-      return true
-    },
-    changed: () => writeEndpoints(resolve('run/endpoints.json'), parts),
+    mount: async (mount) => await listeners.add(mount),
+    changed: () => writeEndpoints(resolve('run/endpoints.json'), parts.loaded),
   }
   const stopAdmin = await listenAdmin(resolve(config.admin.socket), {
     status: async () => await statusOf(parts),
     'publish-trust': async () => await parts.trustRoot?.publish(),
     ...trustVerbs(parts),
     ...canaryVerbs(parts),
+    ...switchVerbs(succession),
     backup: async (request) => await backupVerb(parts, request),
     reconcile: async (request) => await reconcileVerb(parts, request),
     logs: async () => await logLines(parts),
     'log-fsck': async (request) => await fsckVerb(parts, request),
     'log-freeze': async (request) => await freezeVerb(parts, request),
     'log-adoption': async (request) => await adoptionVerb(parts, request),
-    'log-stage': async (request) => await stageVerb(succession, request),
-    'log-switch': async (request) => await switchVerb(succession, request),
     'log-resume': async (request) => await resumeVerb(parts, request),
   })
   closers.push(stopAdmin, watchBackupAge(parts), watchAges(parts), watchReconciled(parts, logger))
   closers.push(await watchAccountHead(parts, logger))
 }
 
-function writeEndpoints(file: string, { loaded: { config, resolve } }: Parts): void {
-  const logUrl = (kind: LogConfig['kind']) =>
-    config.logs.find((log) => log.kind === kind && !config.logs.some(({ succeeds }) => succeeds === log.name))?.url
-  const root =
-    config.trustRoot === undefined
-      ? undefined
-      : readFileSync(join(servedFolder(resolve(config.trustRoot.folder)), '1.root.json'))
-  const endpoints = {
-    ca: config.ca?.url,
-    oidc: config.developmentIssuer?.url,
-    rekorV1: logUrl('rekor-v1'),
-    rekorV2: logUrl('rekor-v2'),
-    tsa: config.timestamp?.url,
-    ct: logUrl('ct'),
-    tuf: config.trustRoot?.url,
-    metrics: config.metrics && metricsUrl(config.metrics),
-    rootChecksum: root && createHash('sha256').update(root).digest('hex'),
-  }
-  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
-  writeFileSync(`${file}.part`, `${JSON.stringify(endpoints, undefined, 2)}\n`, { flush: true })
-  renameSync(`${file}.part`, file)
-}
-
-/** Metrics have no `url` of their own: whoever scrapes knows the machine. An address for all interfaces cannot be dialled. */
-function metricsUrl({ listen, tls }: NonNullable<LoadedConfig['config']['metrics']>): string {
-  const { host, port } = splitListen(listen)
-  const dialled = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '[::1]' : listen.slice(0, listen.lastIndexOf(':'))
-  return `${tls === undefined ? 'http' : 'https'}://${dialled}:${port}`
-}
-
-function splitListen(listenAt: string): { host: string; port: number } {
-  const at = listenAt.lastIndexOf(':')
-  return { host: listenAt.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(listenAt.slice(at + 1)) }
-}
-
 function readText({ resolve }: LoadedConfig, path: string): string {
   return readFileSync(resolve(path), 'utf8')
-}
-
-function readChain(loaded: LoadedConfig, path: string): Uint8Array[] {
-  return decodePem(readText(loaded, path), { labels: ['CERTIFICATE'] }).map(({ der }) => der)
-}
-
-function summary({ issuerUrl, pattern, allow }: IssuerPolicy) {
-  return { issuerUrl: issuerUrl ?? pattern ?? '', wildcard: pattern !== undefined, hasAllowRule: allow !== undefined }
 }

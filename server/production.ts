@@ -2,6 +2,7 @@
 
 import { statSync } from 'node:fs'
 import type { AgentStatus } from '#hsm'
+import type { IssuerPolicy } from '#policy'
 import { ConfigError, type LoadedConfig } from './config.ts'
 
 /** What of an issuer's policy the refusals need. */
@@ -9,6 +10,10 @@ export interface IssuerSummary {
   readonly issuerUrl: string
   readonly wildcard: boolean
   readonly hasAllowRule: boolean
+}
+
+export function summaryOf({ issuerUrl, pattern, allow }: IssuerPolicy): IssuerSummary {
+  return { issuerUrl: issuerUrl ?? pattern ?? '', wildcard: pattern !== undefined, hasAllowRule: allow !== undefined }
 }
 
 /** Issuers whose accounts belong to many organisations: a token of theirs says nothing of ours without a rule. */
@@ -43,6 +48,7 @@ export function productionFaults(
     faults.push('timestamp.timeSource: a timestamp authority needs a checked clock')
   for (const log of config.logs)
     if (log.faultPoint !== undefined) faults.push(`logs.${log.name}.faultPoint: for crash tests only`)
+  if (config.switchFaultPoint !== undefined) faults.push('switchFaultPoint: for crash tests only')
   if (config.time.sources.length === 0 && config.timestamp?.timeSource === undefined)
     faults.push('time.sources: without a source of time nobody can tell whether a step of the clock was right')
   if (agent.clock.confirmedBy === 'steady')

@@ -36,11 +36,26 @@ export interface TimestampAuthorityOptions {
   readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'>
 }
 
+/** What a running authority may go over to. */
+export type TimestampChange = Pick<TimestampAuthorityOptions, 'key' | 'chain'>
+
+export interface TimestampChangeover {
+  /** As `TimestampAuthority.timestamp`, by what is not in force yet. */
+  timestamp(request: TimestampRequest): Promise<Uint8Array>
+  /**
+   * Puts it in force before it returns: requests that begin later are answered by it. Resolves when the last one that
+   * began before is answered.
+   */
+  take(): Promise<void>
+}
+
 export interface TimestampAuthority {
   /** Certificates in DER, leaf first. */
   readonly chain: readonly Uint8Array[]
   /** A granted TimeStampResp in DER; rejects with `TimestampError`. */
   timestamp(request: TimestampRequest): Promise<Uint8Array>
+  /** Another key and chain, checked as at the start and not in force yet. Rejects like `createTimestampAuthority`. */
+  prepare(change: TimestampChange): Promise<TimestampChangeover>
 }
 
 const DEFAULT_POLICY = '1.3.6.1.4.1.57264.2'
@@ -57,13 +72,35 @@ export async function createTimestampAuthority(options: TimestampAuthorityOption
   if (options.production && options.timeSource === undefined) {
     throw new TimestampError('configuration', 'production needs a time source to check the clock against')
   }
+  let current = await openAuthority(options)
+  return {
+    get chain() {
+      return current.chain
+    },
+    timestamp: async (request) => await current.timestamp(request),
+    async prepare(change) {
+      const next = await openAuthority({ ...options, ...change })
+      return {
+        timestamp: async (request) => await next.timestamp(request),
+        async take() {
+          const former = current
+          current = next
+          if (former !== next) await former.idle()
+        },
+      }
+    },
+  }
+}
+
+async function openAuthority(options: TimestampAuthorityOptions): Promise<Authority> {
   const key = await options.agent.key(options.key)
   if (!key.purposes.includes('timestamp'))
     throw new TimestampError('configuration', `key ${options.key} is not for timestamps`)
   return new Authority(options, checkChain(options.chain, key.spkiDer, new Date(options.now())))
 }
 
-class Authority implements TimestampAuthority {
+/** With one key and one chain. */
+class Authority {
   readonly chain: readonly Uint8Array[]
   readonly #options: TimestampAuthorityOptions
   readonly #leaf: ParsedCertificate
@@ -75,6 +112,7 @@ class Authority implements TimestampAuthority {
   /** The end of the first certificate of the chain to expire. */
   readonly #validUntilMs: number
   #underWay = 0
+  #idle: () => void = () => undefined
   #readByOther = false
 
   constructor(options: TimestampAuthorityOptions, chain: readonly ParsedCertificate[]) {
@@ -126,7 +164,16 @@ class Authority implements TimestampAuthority {
       return response
     } finally {
       this.#underWay--
+      if (this.#underWay === 0) this.#idle()
     }
+  }
+
+  /** Resolves when nothing is under way; nothing may be asked for any more. */
+  async idle(): Promise<void> {
+    if (this.#underWay === 0) return
+    await new Promise<void>((resolve) => {
+      this.#idle = resolve
+    })
   }
 
   /** A token from outside of the leaf's validity verifies nowhere; the whole chain's counts. */

@@ -26,7 +26,7 @@ async function ask(
   method: string,
   path: string,
   given: Partial<EndpointRequest> = {},
-  of: TimestampAuthority = authority,
+  of: Pick<TimestampAuthority, 'chain' | 'timestamp'> = authority,
 ): Promise<EndpointAnswer> {
   const endpoint = timestampSection(of).endpoints.find(
     (candidate) => candidate.method === method && candidate.path === path,
@@ -44,8 +44,11 @@ async function ask(
     ...given,
   })
 }
-const post = (contentType: string | undefined, body: Uint8Array, of?: TimestampAuthority): Promise<EndpointAnswer> =>
-  ask('POST', '/api/v1/timestamp', { headers: { 'content-type': contentType }, body }, of)
+const post = (
+  contentType: string | undefined,
+  body: Uint8Array,
+  of?: Pick<TimestampAuthority, 'chain' | 'timestamp'>,
+): Promise<EndpointAnswer> => ask('POST', '/api/v1/timestamp', { headers: { 'content-type': contentType }, body }, of)
 
 describe('POST /api/v1/timestamp', () => {
   test.each([

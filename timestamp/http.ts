@@ -33,10 +33,9 @@ const STATUS = {
 } satisfies Record<TimestampErrorCode, number>
 
 export function timestampSection(
-  authority: TimestampAuthority,
+  authority: Pick<TimestampAuthority, 'chain' | 'timestamp'>,
   options: { readonly logger?: Pick<Logger, 'error'> } = {},
 ): Section {
-  const chainPem = authority.chain.map((der) => encodePem('CERTIFICATE', der)).join('')
   const ping = (): EndpointAnswer => ({
     status: 200,
     headers: { 'content-type': 'text/plain; charset=utf-8' },
@@ -58,7 +57,7 @@ export function timestampSection(
         answer: () => ({
           status: 200,
           headers: { 'content-type': 'application/pem-certificate-chain', 'cache-control': CHAIN_CACHE },
-          body: chainPem,
+          body: authority.chain.map((der) => encodePem('CERTIFICATE', der)).join(''),
         }),
       },
       { method: 'GET', path: '/ping', limitBytes: 0, answer: ping },
@@ -82,7 +81,7 @@ export function timestampSection(
 }
 
 async function answerTimestamp(
-  authority: TimestampAuthority,
+  authority: Pick<TimestampAuthority, 'timestamp'>,
   request: EndpointRequest,
   logger: Pick<Logger, 'error'> | undefined,
 ): Promise<EndpointAnswer> {

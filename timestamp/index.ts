@@ -1,4 +1,10 @@
-export { createTimestampAuthority, type TimestampAuthority, type TimestampAuthorityOptions } from './authority.ts'
+export {
+  createTimestampAuthority,
+  type TimestampAuthority,
+  type TimestampAuthorityOptions,
+  type TimestampChange,
+  type TimestampChangeover,
+} from './authority.ts'
 export type { TimeSource } from './clock.ts'
 export { TimestampError, type TimestampErrorCode } from './error.ts'
 export { timestampSection } from './http.ts'

@@ -9,6 +9,7 @@ import { createHash, createPublicKey, hash, verify } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { checkLog } from './check-log.fixture.ts'
 import { authority, certificate, CODE_SIGNING, party, POISON } from './ct/certificates.fixture.ts'
+import { AcceptedRoots } from './ct/chain.ts'
 import { ctLogOf, ctSignEntry } from './ct/submission.ts'
 import type { Log, PendingEntry } from './log.ts'
 import { openLog, type OpenLogOptions } from './open.ts'
@@ -140,7 +141,7 @@ test('a CT log answers SCTs that verify, also when the agent died between commit
   const tbsDer = withoutExtension(parseCertificate(der).tbsDer, OID.ctPoison)
   const issuerKeyHash = new Uint8Array(createHash('sha256').update(root.spkiDer).digest())
   const request = { chain: [der], issuerKeyHash, tbsDer }
-  const sct = parseSct(await ctLogOf({ log, roots: [root.der] }).addPreCertificate(request))
+  const sct = parseSct(await ctLogOf({ log, roots: new AcceptedRoots([root.der]) }).addPreCertificate(request))
   const key = createPublicKey({ key: Buffer.from(log.spkiDer), type: 'spki', format: 'der' })
   const input = sctSignatureInput({ type: 'precert', issuerKeyHash, tbsDer }, sct.timestampMs, sct.extensions)
   expect(verify('sha256', input, key, sct.signatureDer)).toBe(true)

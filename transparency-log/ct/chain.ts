@@ -33,9 +33,9 @@ export interface CheckedChain {
 /** Issuers' parts of chains that were found good and are kept: as many as there will ever be issuing CAs, and more. */
 const MAX_KNOWN_CHAINS = 64
 
-/** The accepted roots, parsed once, and the issuers that were verified under them. */
+/** The accepted roots of a log, parsed once, and the issuers that were verified under them. They may become more. */
 export class AcceptedRoots {
-  readonly certificates: readonly ParsedCertificate[]
+  #certificates: readonly ParsedCertificate[]
   /**
    * By digest of the DER. Every submission of a CA brings the same issuers; verifying a P-384 root's signature each
    * time would cost more than all the rest.
@@ -45,7 +45,23 @@ export class AcceptedRoots {
   /** `roots`: DER of CA certificates; throws `X509Error` for what is not a certificate, RangeError for none. */
   constructor(roots: readonly Uint8Array[]) {
     if (roots.length === 0) throw new RangeError('a CT log without accepted roots takes nothing')
-    this.certificates = roots.map((der) => parseCertificate(der))
+    this.#certificates = roots.map((der) => parseCertificate(der))
+  }
+
+  get certificates(): readonly ParsedCertificate[] {
+    return this.#certificates
+  }
+
+  /** Takes chains to these (DER) too, from now on; those that are there already are passed over. Throws `X509Error`. */
+  add(roots: readonly Uint8Array[]): void {
+    const fresh = roots.filter((der) => !this.#certificates.some((known) => equal(known.der, der)))
+    this.#certificates = [...this.#certificates, ...fresh.map((der) => parseCertificate(der))]
+  }
+
+  /** Whether a chain (DER, its root last) ends in one of them. */
+  accepts(chain: readonly Uint8Array[]): boolean {
+    const root = chain.at(-1)
+    return root !== undefined && this.#certificates.some(({ der }) => equal(der, root))
   }
 
   /** The verified issuers of a leaf, nearest first, up to and with an accepted root. Throws `CtError`. */
@@ -69,14 +85,14 @@ export class AcceptedRoots {
       if (above !== undefined && !isIssuedBy(issuer, above)) throw notIssued(place + 1)
     }
     const last = issuers.at(-1)
-    if (last === undefined || this.certificates.some((root) => equal(root.der, last.der))) return issuers
+    if (last === undefined || this.#certificates.some((root) => equal(root.der, last.der))) return issuers
     const root = this.#rootAbove(last)
     checkAuthority(root, issuers.length)
     return [...issuers, root]
   }
 
   #rootAbove(subject: ParsedCertificate): ParsedCertificate {
-    const root = this.certificates.find((candidate) => isIssuedBy(subject, candidate))
+    const root = this.#certificates.find((candidate) => isIssuedBy(subject, candidate))
     if (root === undefined) throw new CtError('bad_chain', 'the chain does not lead to an accepted root')
     return root
   }

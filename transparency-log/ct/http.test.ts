@@ -34,6 +34,7 @@ import {
   party,
   POISON,
 } from './certificates.fixture.ts'
+import { AcceptedRoots } from './chain.ts'
 import { ctSection } from './http.ts'
 import { ctLogOf, ctSignEntry } from './submission.ts'
 
@@ -90,7 +91,7 @@ interface Reply {
 
 async function ask(method: 'GET' | 'POST', path: string, body: string | Uint8Array = ''): Promise<Reply> {
   const [pathname = '', query = ''] = path.split('?')
-  const endpoint = ctSection({ log, roots: [root.der] }).endpoints.find(
+  const endpoint = ctSection({ log, roots: new AcceptedRoots([root.der]) }).endpoints.find(
     (candidate) => candidate.method === method && candidate.path === `/ct/v1/${pathname}`,
   )
   if (endpoint === undefined) throw new Error(`no endpoint ${path}`)
@@ -386,7 +387,7 @@ describe('when the log does not take entries', () => {
   })
 
   test("the listener's own errors have the same form", () => {
-    const { faults } = ctSection({ log, roots: [root.der] })
+    const { faults } = ctSection({ log, roots: new AcceptedRoots([root.der]) })
     expect(replyOf(faults.tooLarge(10))).toMatchObject({ status: 413, body: { success: false } })
     expect(replyOf(faults.overloaded())).toMatchObject({ status: 503, headers: { 'retry-after': '1' } })
     expect(replyOf(faults.internal('abc')).body['error_message']).toContain('abc')
@@ -401,7 +402,7 @@ describe('the form for the CA in the same process', () => {
       issuerKeyHash: sha256(intermediate.spkiDer),
       tbsDer: withoutExtension(parseCertificate(der).tbsDer, OID.ctPoison),
     }
-    const sct = await ctLogOf({ log, roots: [root.der] }).addPreCertificate(request)
+    const sct = await ctLogOf({ log, roots: new AcceptedRoots([root.der]) }).addPreCertificate(request)
     const { body } = await add('add-pre-chain', der, intermediate.der)
     const { timestampMs, logId } = parseSct(sct)
     const signatureDer = new Uint8Array(signatureOf(body['signature']))
@@ -420,12 +421,12 @@ describe('the form for the CA in the same process', () => {
       tbsDer: withoutExtension(parseCertificate(der).tbsDer, OID.ctPoison),
       ...change,
     }
-    await expect(ctLogOf({ log, roots: [root.der] }).addPreCertificate(request)).rejects.toThrow()
+    await expect(ctLogOf({ log, roots: new AcceptedRoots([root.der]) }).addPreCertificate(request)).rejects.toThrow()
     expect(log.head().size).toBe(0)
   })
 })
 
 test('a log without accepted roots, or with rubbish for one, is not served', () => {
-  expect(() => ctSection({ log, roots: [] })).toThrow(RangeError)
-  expect(() => ctSection({ log, roots: [Uint8Array.of(1)] })).toThrow()
+  expect(() => new AcceptedRoots([])).toThrow(RangeError)
+  expect(() => new AcceptedRoots([Uint8Array.of(1)])).toThrow()
 })

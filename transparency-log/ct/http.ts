@@ -10,8 +10,7 @@ import { submit } from './submission.ts'
 export interface CtSectionOptions {
   /** A log of kind `ct`, its entry signatures made by `ctSignEntry`. */
   readonly log: Log
-  /** DER of the accepted roots, at least one. */
-  readonly roots: readonly Uint8Array[]
+  readonly roots: AcceptedRoots
 }
 
 /** A chain of three certificates is some 5 KB as JSON. */
@@ -48,9 +47,8 @@ const LOG_STATUS = {
   invalid_entry: 400,
 } as const satisfies Record<LogErrorCode, number>
 
-/** The CT log's endpoints; throws for roots that cannot be parsed. */
-export function ctSection({ log, roots }: CtSectionOptions): Section {
-  const accepted = new AcceptedRoots(roots)
+/** The CT log's endpoints. */
+export function ctSection({ log, roots: accepted }: CtSectionOptions): Section {
   const get = (name: string, answer: (query: Query) => unknown): Endpoint => ({
     method: 'GET',
     path: `/ct/v1/${name}`,

@@ -1,3 +1,4 @@
+export { AcceptedRoots } from './chain.ts'
 export { CtError, type CtErrorCode } from './errors.ts'
 export { parseLeaf } from './leaf.ts'
 export { type CtSectionOptions, ctSection } from './http.ts'

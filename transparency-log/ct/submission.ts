@@ -3,7 +3,7 @@ import { hash } from 'node:crypto'
 import type { SigningAgent } from '#hsm'
 import { concatBytes, merkleTreeLeaf, type SctEntry, serializeSct } from '#x509'
 import { type Log, LogError, type PendingEntry, type SignEntry } from '../log.ts'
-import { AcceptedRoots, type CheckedChain, checkChain, isSameEntry } from './chain.ts'
+import { type AcceptedRoots, type CheckedChain, checkChain, isSameEntry } from './chain.ts'
 import { CtError } from './errors.ts'
 import { parseLeaf } from './leaf.ts'
 
@@ -40,8 +40,7 @@ export interface InProcessCtLog {
 }
 
 /** The log as the CA of the same process sees it; every check of the HTTP interface is made here too. */
-export function ctLogOf({ log, roots }: { log: Log; roots: readonly Uint8Array[] }): InProcessCtLog {
-  const accepted = new AcceptedRoots(roots)
+export function ctLogOf({ log, roots: accepted }: { log: Log; roots: AcceptedRoots }): InProcessCtLog {
   return {
     async addPreCertificate({ chain, issuerKeyHash, tbsDer }) {
       const checked = checkChain(chain, 'precert', accepted)

@@ -1,0 +1,26 @@
+/** The verbs that change what signs while requests run: one after the other, since each rewrites the configuration. */
+import type { AdminRequest, AdminVerbs } from './admin.ts'
+import { caSwitchVerb } from './ca-switch.ts'
+import { ctRootsVerb } from './ct-roots.ts'
+import { stageVerb, type Succession, switchVerb } from './log-succession.ts'
+import { tsaSwitchVerb } from './tsa-switch.ts'
+
+/** The verbs by name. */
+export function switchVerbs(succession: Succession): AdminVerbs {
+  const { parts } = succession
+  let last: Promise<unknown> = Promise.resolve()
+  const inTurn =
+    (verb: (request: AdminRequest) => Promise<unknown>) =>
+    async (request: AdminRequest): Promise<unknown> => {
+      const turn = last.then(async () => await verb(request))
+      last = turn.catch(() => undefined)
+      return await turn
+    }
+  return {
+    'ca-switch': inTurn(async (request) => await caSwitchVerb(parts, request)),
+    'tsa-switch': inTurn(async (request) => await tsaSwitchVerb(parts, request)),
+    'ct-roots': inTurn(async (request) => await ctRootsVerb(parts, request)),
+    'log-stage': inTurn(async (request) => await stageVerb(succession, request)),
+    'log-switch': inTurn(async (request) => await switchVerb(succession, request)),
+  }
+}

@@ -2,34 +2,25 @@
  * What an attacker can make of a repository: with the mirror alone, with the online key as well, with that and one
  * custodian's key of the two that are needed. Each attack is a set of files for a hostile mirror.
  */
-import { createHash } from 'node:crypto'
-import { canonicalJson, type CanonicalValue } from '#trust-root'
-import type { TufKeys } from '../support/tuf-keys.ts'
-import type { Served } from './hostile-mirror.ts'
 import type { TufClientName } from './tuf-clients.ts'
+import {
+  type Files,
+  filesOf,
+  FORGED,
+  forgedRoot,
+  forgedTargets,
+  type Hand,
+  keyIn,
+  type Loot,
+  nextVersion,
+  put,
+  read,
+  sign,
+  signOnline,
+  signTimestamp,
+  TARGET,
+} from './tuf-forgery.ts'
 import { type Refusal, refusals } from './tuf-refusals.ts'
-import type { Step } from './tuf-repository.ts'
-
-export interface Loot {
-  /** What honest clients have seen last. */
-  readonly last: Step
-  /** Any earlier step. */
-  readonly step: (name: string) => Step
-  readonly keys: TufKeys
-  /** The name of the online key that the newest root trusts. */
-  readonly onlineKey: string
-  /** A custodian whose key the newest root trusts, and one whose key it does not. */
-  readonly insider: string
-  readonly outsider: string
-}
-
-type Files = Map<string, Served>
-type Json = { [key: string]: CanonicalValue }
-interface Signed {
-  signed: Json & { _type: Role; version: number }
-  signatures: { keyid: string; sig: string }[]
-}
-type Role = 'root' | 'targets' | 'snapshot' | 'timestamp'
 
 /**
  * `cached`: a client that has seen the last step. `pinned`: the same, but it is given the first root at every run.
@@ -46,92 +37,22 @@ export interface Attack {
   readonly files: (loot: Loot) => Promise<Files> | Files
 }
 
-/** The whole of a step, to be changed. */
-function filesOf(step: Step): Files {
-  return new Map(step.files)
-}
-
-function read(files: ReadonlyMap<string, Served>, name: string): Signed {
-  const bytes = files.get(name)
-  if (!(bytes instanceof Uint8Array)) throw new TypeError(`${name} is not there`)
-  return JSON.parse(Buffer.from(bytes).toString('utf8')) as Signed
-}
-
-function put(files: Files, name: string, metadata: Signed): void {
-  files.set(name, Buffer.from(JSON.stringify(metadata)))
-}
-
-/** Signs with keys of the agents, each under the id that is given or that it has in `root`. */
-async function sign(
-  { keys, last }: Loot,
-  signed: Signed['signed'],
-  signers: readonly { readonly key: string; readonly keyid?: string }[],
-): Promise<Signed> {
-  const role = signed._type
-  const agent = role === 'root' || role === 'targets' ? keys.custodians : keys.online
-  const payload = canonicalJson(signed)
-  const signatures: { keyid: string; sig: string }[] = []
-  for (const { key, keyid } of signers) {
-    const sig = Buffer.from(await agent.tuf({ key, role, payload })).toString('hex')
-    signatures.push({ keyid: keyid ?? (await keyIdIn(last, agent, key)), sig })
-  }
-  return { signed, signatures }
-}
-
-/** The id under which a root of the step names a key of an agent. */
-async function keyIdIn(step: Step, agent: TufKeys['online'], name: string): Promise<string> {
-  const spki = Buffer.from((await agent.key(name)).spkiDer).toString('base64')
-  for (let version = step.versions.root; version > 0; version -= 1) {
-    const keys = read(step.files, `${version}.root.json`).signed['keys'] as Record<
-      string,
-      { keyval: { public: string } }
-    >
-    const found = Object.entries(keys).find(
-      ([, { keyval }]) => keyval.public.replaceAll(/-----[^-]*-----|\s/g, '') === spki,
-    )
-    if (found) return found[0]
-  }
-  return createHash('sha256').update(spki).digest('hex')
-}
-
-/** The next version of a role; an agent that signed for an earlier attack wants one above that. */
-async function nextVersion(agent: TufKeys['online'], key: string, role: Role, published: number): Promise<number> {
-  return Math.max((await agent.tufVersions({ key }))[role] ?? 0, published) + 1
-}
-
-/** A thief of the online key lets snapshot and timestamp name these targets. */
-async function signOnline(loot: Loot, files: Files, targetsVersion: number): Promise<void> {
-  const { last, keys, onlineKey } = loot
-  const next = async (role: 'snapshot' | 'timestamp') => nextVersion(keys.online, onlineKey, role, last.versions[role])
-  const snapshot = read(files, `${last.versions.snapshot}.snapshot.json`).signed
-  snapshot.version = await next('snapshot')
-  snapshot['meta'] = { ...(snapshot['meta'] as Json), 'targets.json': { version: targetsVersion } }
-  put(files, `${snapshot.version}.snapshot.json`, await sign(loot, snapshot, [{ key: onlineKey }]))
-  await signTimestamp(loot, files, snapshot.version)
-}
-
-async function signTimestamp(loot: Loot, files: Files, snapshotVersion: number): Promise<void> {
-  const { last, keys, onlineKey } = loot
-  const timestamp = read(last.files, 'timestamp.json').signed
-  timestamp.version = await nextVersion(keys.online, onlineKey, 'timestamp', last.versions.timestamp)
-  timestamp['meta'] = { 'snapshot.json': { version: snapshotVersion } }
-  put(files, 'timestamp.json', await sign(loot, timestamp, [{ key: onlineKey }]))
-}
-
-const TARGET = 'trusted_root.json'
-const FORGED = Buffer.from('{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1","tlogs":[]}')
-
-/** Targets of the last step, but with a trusted root of the attacker's own. */
-function forgedTargets({ last }: Loot, files: Files): Signed['signed'] {
-  const { signed } = read(files, `${last.versions.targets}.targets.json`)
-  const sha256 = createHash('sha256').update(FORGED).digest('hex')
-  signed['targets'] = { ...(signed['targets'] as Json), [TARGET]: { length: FORGED.length, hashes: { sha256 } } }
-  signed.version = last.versions.targets + 1
-  files.set(`targets/${sha256}.${TARGET}`, FORGED)
-  return signed
-}
-
 const both = ['cached', 'fresh'] as const
+
+/** Who signs, and what the clients say of targets and of a root that they signed if it is not that signatures lack. */
+const undersigned: readonly [string, (loot: Loot) => readonly Hand[], Refusal?, Refusal?][] = [
+  ['one custodian of two', ({ insider }) => [{ key: insider }]],
+  [
+    'one custodian twice',
+    ({ insider }) => [{ key: insider }, { key: insider }],
+    refusals.signedTwice,
+    refusals.signedTwice,
+  ],
+  ['one custodian for another', ({ insider, honest }) => [{ key: insider }, { key: insider, under: honest }]],
+  ['one custodian and a former one', ({ insider, former }) => [{ key: insider }, { key: former }]],
+  ['one custodian and a stranger', ({ insider }) => [{ key: insider }, 'stranger']],
+  ['a stranger', () => ['stranger']],
+]
 
 export const attacks: readonly Attack[] = [
   // Rolled back: what was once right is served again.
@@ -139,7 +60,7 @@ export const attacks: readonly Attack[] = [
     name: 'rolled back to the step before',
     against: ['cached'],
     refusal: refusals.lowerTimestamp,
-    files: ({ step }) => filesOf(step('backup made')),
+    files: ({ step }) => filesOf(step('backup outlived')),
   },
   {
     name: 'rolled back to before the root rotation, newer roots hidden',
@@ -153,7 +74,7 @@ export const attacks: readonly Attack[] = [
     refusal: refusals.lowerSnapshot,
     files: async (loot) => {
       const files = filesOf(loot.last)
-      const { snapshot } = loot.step('root key and targets later').versions
+      const { snapshot } = loot.step('targets changed by two').versions
       await signTimestamp(loot, files, snapshot)
       return files
     },
@@ -169,12 +90,12 @@ export const attacks: readonly Attack[] = [
     },
   },
   {
-    name: 'an old root in the place of the next one',
+    name: 'the first root in the place of the next one',
     against: ['cached'],
     refusal: refusals.unsignedRoot,
     files: ({ last }) => {
       const next = `${last.versions.root + 1}.root.json`
-      return filesOf(last).set(next, last.files.get(`${last.versions.root - 1}.root.json`) ?? FORGED)
+      return filesOf(last).set(next, last.files.get('1.root.json') ?? FORGED)
     },
   },
   {
@@ -192,7 +113,7 @@ export const attacks: readonly Attack[] = [
     against: ['fresh'],
     refusal: refusals.otherSnapshot,
     files: ({ last, step }) => {
-      const old = step('root key and targets later')
+      const old = step('targets changed by two')
       const bytes = old.files.get(`${old.versions.snapshot}.snapshot.json`) ?? FORGED
       return filesOf(last).set(`${last.versions.snapshot}.snapshot.json`, bytes)
     },
@@ -202,7 +123,7 @@ export const attacks: readonly Attack[] = [
     against: ['fresh'],
     refusal: refusals.otherTargets,
     files: ({ last, step }) => {
-      const old = step('root key rotated')
+      const old = step('standby added')
       const bytes = old.files.get(`${old.versions.targets}.targets.json`) ?? FORGED
       return filesOf(last).set(`${last.versions.targets}.targets.json`, bytes)
     },
@@ -256,20 +177,38 @@ export const attacks: readonly Attack[] = [
       return files
     },
   },
-  // Under-signed.
-  {
-    name: 'changed targets signed by a key that the root does not name',
-    against: both,
-    refusal: refusals.unsignedTargets,
-    files: async (loot) => {
-      const files = filesOf(loot.last)
-      const signed = forgedTargets(loot, files)
-      signed.version = await nextVersion(loot.keys.custodians, loot.outsider, 'targets', signed.version)
-      put(files, `${signed.version}.targets.json`, await sign(loot, signed, [{ key: loot.outsider }]))
-      await signOnline(loot, files, signed.version)
-      return files
-    },
-  },
+  // Under-signed: the attacker has the online key and one custodian's key of the two that are needed.
+  ...undersigned.map(
+    ([by, hands, refusal = refusals.unsignedTargets]): Attack => ({
+      name: `changed targets under a new snapshot by the stolen online key, signed by ${by}`,
+      against: both,
+      refusal,
+      files: async (loot) => {
+        const files = filesOf(loot.last)
+        const signed = forgedTargets(loot, files)
+        for (const key of [loot.insider, loot.former]) {
+          signed.version = await nextVersion(loot.keys.custodians, key, 'targets', signed.version)
+        }
+        put(files, `${signed.version}.targets.json`, await sign(loot, signed, hands(loot)))
+        await signOnline(loot, files, signed.version)
+        return files
+      },
+    }),
+  ),
+  ...undersigned.map(
+    ([by, hands, , refusal = refusals.unsignedRoot]): Attack => ({
+      name: `a next root that gives the repository away, signed by ${by}`,
+      against: both,
+      refusal,
+      files: async (loot) => {
+        const { last, keys, former } = loot
+        const files = filesOf(last)
+        const signed = forgedRoot(loot, ...(await keyIn(last, keys.custodians, former)))
+        put(files, `${signed.version}.root.json`, await sign(loot, signed, hands(loot)))
+        return files
+      },
+    }),
+  ),
   // The place of the next root, which must be a 404 where there is none.
   ...(
     [

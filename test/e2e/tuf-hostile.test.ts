@@ -8,8 +8,9 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { fakeClock } from '../support/faked-clock.ts'
 import { type HostileMirror, openHostileMirror } from './hostile-mirror.ts'
-import { attacks, type ClientState, gaps, type Loot } from './tuf-attacks.ts'
+import { attacks, type ClientState, gaps } from './tuf-attacks.ts'
 import { copyState, openTufClients, type TufClientName, type TufClients, tufClientNames } from './tuf-clients.ts'
+import type { Loot } from './tuf-forgery.ts'
 import { refusals } from './tuf-refusals.ts'
 import type { Step } from './tuf-repository.ts'
 import { makeSteps, type MadeSteps } from './tuf-steps.ts'
@@ -43,7 +44,7 @@ beforeAll(async () => {
     return found
   }
   const last = step('backup brought back')
-  loot = { last, step, keys, onlineKey: 'tuf-online-2', insider: 'bob', outsider: 'dave' }
+  loot = { last, step, keys, onlineKey: 'tuf-online-2', insider: 'alice', honest: 'bob', former: 'carol' }
   mirror.serve(last.files)
   for (const name of tufClientNames) {
     const answer = await refresh(name, { state: join(scratch, 'cached', name), targets: last.targets })

@@ -44,6 +44,12 @@ export const refusals = {
   expiredSnapshot: expired('snapshot'),
   expiredTargets: expired('targets'),
   expiredRoot: expired('root'),
+  signedTwice: {
+    'go-tuf v2': /^value error: multiple signatures found for key ID [0-9a-f]{64}$/,
+    'go-tuf 0.7': /^tuf: (?:failed to decode targets.json: tuf: )?valid signatures did not meet threshold$/,
+    'tuf-js': /multiple signatures found for keyid: [0-9a-f]{64}$/,
+    'python-tuf': /^DeserializationError: Failed to deserialize JSON$/,
+  },
   lowerTimestamp: {
     'go-tuf v2': /^bad version number error: new timestamp version \d+ must be >= \d+$/,
     'go-tuf 0.7': /^tuf: failed to decode timestamp.json: version \d+ is lower than current version \d+$/,

@@ -207,7 +207,7 @@ export async function makeSteps(
   const rotateOnlineKey = async () => {
     const trustRoot = await open()
     const roles = await rolesOf(keys, 2, ['alice', 'bob', 'dave'], 'tuf-online')
-    await byTwo(trustRoot, moment, trustRoot.reassign(roles), ['alice', 'bob'])
+    await byTwo(trustRoot, moment, trustRoot.reassign(roles), ['bob', 'dave'])
     return readStep('online key rotated once more', folder)
   }
   return { keys, steps, firstRoot, rotateOnlineKey, close: () => keys.close() }

@@ -13,22 +13,16 @@ export function forPolicyController({ material, at, mirror, identity, issuer }: 
   const root = base64(firstRoot)
   const manifest = (name: string, spec: object) =>
     jsonFile({ apiVersion: 'policy.sigstore.dev/v1alpha1', kind: 'TrustRoot', metadata: { name }, spec })
-  const policy = {
-    apiVersion: 'policy.sigstore.dev/v1beta1',
-    kind: 'ClusterImagePolicy',
-    metadata: { name: 'chancery' },
-    spec: {
-      images: [{ glob: '**' }],
-      authorities: [
-        {
-          name: 'keyless',
-          keyless: { trustRootRef: 'chancery', identities: [{ issuer, subject: identity }] },
-          ctlog: { trustRootRef: 'chancery', ...rekorUrl(material) },
-          signatureFormat: 'bundle',
-        },
-      ],
-    },
-  }
+  const keyless = { identities: [{ issuer, subject: identity }] }
+  const ctlog = rekorUrl(material)
+  const policy = (name: string, authority: object) =>
+    jsonFile({
+      apiVersion: 'policy.sigstore.dev/v1beta1',
+      kind: 'ClusterImagePolicy',
+      metadata: { name },
+      spec: { images: [{ glob: '**' }], authorities: [{ name: 'keyless', ...authority }] },
+    })
+  const byTrustRoot = { trustRootRef: 'chancery' }
   return {
     files: filesOf([
       [
@@ -40,7 +34,22 @@ export function forPolicyController({ material, at, mirror, identity, issuer }: 
         manifest('chancery', { repository: { root, mirrorFS: base64(gzipSync(tar(repository))), targets: 'targets' } }),
       ],
       ['trust-root-keys.yaml', manifest('chancery', { sigstoreKeys: sigstoreKeys(material) })],
-      ['cluster-image-policy.yaml', jsonFile(policy)],
+      [
+        'cluster-image-policy.yaml',
+        policy('chancery', { keyless: { ...keyless, ...byTrustRoot }, ctlog: { ...ctlog, ...byTrustRoot } }),
+      ],
+      // Of bundles policy-controller 0.15 finds no log under a TrustRoot, only under the root that it was started with;
+      // and takes their signature for an attestation (docs/kubernetes.md).
+      [
+        'cluster-image-policy-bundle.yaml',
+        mirror === undefined
+          ? undefined
+          : policy('chancery-bundle', { keyless, ctlog, signatureFormat: 'bundle', attestations: [SIGNATURE] }),
+      ],
+      [
+        'tuf-arguments.txt',
+        mirror === undefined ? undefined : textFile([`--tuf-mirror=${mirror}`, `--tuf-root=${mirror}/1.root.json`]),
+      ],
     ]),
     lines: [
       '# One of the three: keys by TUF from the mirror (rotations arrive by themselves within a day), by TUF from a',
@@ -50,9 +59,19 @@ export function forPolicyController({ material, at, mirror, identity, issuer }: 
       `# kubectl apply -f ${shellWord(`${at}/trust-root-keys.yaml`)}`,
       '# An example of a policy: say which images, and who must have signed',
       `kubectl apply -f ${shellWord(`${at}/cluster-image-policy.yaml`)}`,
+      ...(mirror === undefined
+        ? []
+        : [
+            '# It reads signatures as cosign 2 leaves them. For the bundles of cosign 3 the webhook itself is started with',
+            `# ${at}/tuf-arguments.txt (compare the root's checksum), and the policy is`,
+            `# kubectl apply -f ${shellWord(`${at}/cluster-image-policy-bundle.yaml`)}`,
+          ]),
     ],
   }
 }
+
+/** What cosign 3 signs of an image: a statement of this type. */
+const SIGNATURE = { name: 'signature', predicateType: 'https://sigstore.dev/cosign/sign/v1' } as const
 
 function sigstoreKeys({ trustedRoot }: TrustMaterial): object {
   const authority = ({ subject, uri, certChain }: CertificateAuthority) => ({
@@ -99,6 +118,12 @@ export function forKyverno({ material, at, mirror, identity, issuer }: ExportReq
     files: filesOf([
       ['cluster-policy.yaml', jsonFile(policy)],
       ['attestors.yaml', jsonFile({ attestors })],
+      [
+        'image-validating-policy.yaml',
+        mirror === undefined
+          ? undefined
+          : jsonFile(imageValidatingPolicy(material, mirror, { subject: identity, issuer })),
+      ],
       ['tuf-arguments.txt', mirror === undefined ? undefined : textFile(tufArguments(material, mirror))],
     ]),
     lines: [
@@ -107,10 +132,44 @@ export function forKyverno({ material, at, mirror, identity, issuer }: ExportReq
       ...(mirror === undefined
         ? []
         : [
+            '# Or, from Kyverno 1.19: it asks the mirror each time, and reads the bundles of cosign 3 too',
+            `# kubectl apply -f ${shellWord(`${at}/image-validating-policy.yaml`)}`,
             `# Without keys in policies: ${at}/tuf-arguments.txt are arguments of Kyverno's admission controller, which`,
             '# then fetches them from the mirror when it starts',
           ]),
     ],
+  }
+}
+
+function imageValidatingPolicy(
+  material: TrustMaterial,
+  mirror: string,
+  signer: { subject: string; issuer: string },
+): object {
+  const tuf = { mirror, root: { data: base64(material.firstRoot) } }
+  return {
+    apiVersion: 'policies.kyverno.io/v1',
+    kind: 'ImageValidatingPolicy',
+    metadata: { name: 'chancery' },
+    spec: {
+      validationActions: ['Deny'],
+      failurePolicy: 'Fail',
+      webhookConfiguration: { timeoutSeconds: 30 },
+      matchConstraints: {
+        resourceRules: [
+          { apiGroups: [''], apiVersions: ['v1'], operations: ['CREATE', 'UPDATE'], resources: ['pods'] },
+        ],
+      },
+      matchImageReferences: [{ glob: '*' }],
+      attestors: [{ name: 'ours', cosign: { keyless: { identities: [signer] }, ctlog: rekorUrl(material), tuf } }],
+      validations: [
+        {
+          expression:
+            'images.containers.map(image, verifyImageSignatures(image, [attestors.ours])).all(count, count > 0)',
+          message: `not signed by ${signer.subject}`,
+        },
+      ],
+    },
   }
 }
 

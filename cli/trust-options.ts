@@ -1,7 +1,7 @@
 /** What the commands of `chancery trust` share: options, the way to the server, and a publication in words. */
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
-import { EXIT } from '#alarms'
+import { OperatorError } from '#alarms'
 import type { PendingSummary, Publication } from '#trust-root'
 import { printJson, table } from './agent-options.ts'
 
@@ -31,7 +31,8 @@ export async function askTrust(options: TrustOptions, verb: string, argument: un
 
 /** Tells what became of a publication; one that waits ends with status 7. */
 export function tellPublication(publication: Publication, { json, data }: TrustOptions): void {
-  if (publication.state === 'awaiting-signatures') process.exitCode = EXIT.approval
+  const waits = new OperatorError('awaiting_signatures', '')
+  if (publication.state === 'awaiting-signatures') process.exitCode = waits.exitStatus
   if (json === true) return printJson(publication)
   if (publication.state === 'published') {
     const { root, targets, snapshot, timestamp } = publication.versions
@@ -39,7 +40,7 @@ export function tellPublication(publication: Publication, { json, data }: TrustO
     return
   }
   process.stdout.write(pendingScreen(publication.pending, data))
-  process.stderr.write('More: docs/runbook.md#awaiting_signatures\n')
+  process.stderr.write(`More: ${waits.anchor}\n`)
 }
 
 /** What waits, by role; and the command that is next. */

@@ -7,7 +7,7 @@ import { TrustRootError } from './errors.ts'
 import { formatInventory, type Inventory, parseInventory } from './items.ts'
 import { parseMetadata, type RootSigned, type SignedMetadata, type TargetsSigned } from './metadata.ts'
 import { sha256Of } from './quorum.ts'
-import type { RepositoryState } from './repository.ts'
+import { type RepositoryState, unstageRoot } from './repository.ts'
 import { formatRoles, parseRoles, type Roles } from './roles.ts'
 
 /** What is to be published but for snapshot and timestamp, signed by some, perhaps not enough, of its custodians. */
@@ -118,6 +118,7 @@ export async function readPending(
   if (text === undefined) return undefined
   const pending = await read(folder, text)
   if (published === undefined || !isPublished(pending, published)) return pending
+  for (const { signed } of pending.newRoots) await unstageRoot(folder, signed.version)
   await clearPending(folder)
   return undefined
 }

@@ -34,6 +34,7 @@ Tokens and keys:
   key       list, make, destroy, back up and restore keys
   agent     take over the copied state of an agent
   rotate    change a key, step by step, with nothing that clients notice
+  ceremony  make roots and keys from a plan that a quorum of people approved
   hsm       find out what an HSM and its PKCS#11 module can do
 
 Sign and verify:

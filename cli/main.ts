@@ -26,6 +26,7 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   log: () => import('./log.ts'),
   token: () => import('./token.ts'),
   key: () => import('./key.ts'),
+  ceremony: () => import('./ceremony.ts'),
   hsm: () => import('./hsm.ts'),
   rotate: () => import('./rotate.ts'),
   dev: () => import('./dev.ts'),

@@ -9,7 +9,10 @@ export {
   SSH_NAMESPACE,
   type StatementKey,
 } from './approval.ts'
-export { checkNotExpired, type CeremonyPlan, readPlan, type ReadPlan } from './plan.ts'
+export { accountOf, fingerprintWords, wordsOf } from './account.ts'
+export { readRequest } from './certificate-request.ts'
+export { TEMPLATES, type Template, type TemplateChoices, templateText } from './templates.ts'
+export { checkNotExpired, type CeremonyPlan, type Person, readPlan, type ReadPlan } from './plan.ts'
 export { type CeremonyProgress, progressOf, rehearse, runCeremony, type RunOptions } from './run.ts'
 export { type CeremonyState, planOf, replay } from './replay.ts'
 export { type Step, stepsOf } from './steps.ts'

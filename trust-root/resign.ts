@@ -84,7 +84,8 @@ export async function trustRootStatus(
 /**
  * Signs again what is due: timestamp and snapshot with the online key; root and targets only if `withRootAgent` is
  * given (development). Returns the new versions, or undefined if everything is fresh. The status keeps the alarm for
- * what it could not sign. Rejects as `publish` does; the next call tries again.
+ * what it could not sign. Rejects as `publish` does, but not before timestamp and snapshot are fresh, which clients
+ * refuse within days; the next call tries again.
  */
 export async function resignDue(options: PublishOptions): Promise<PublishedVersions | undefined> {
   const { folder, now, policy = DEFAULT_TUF_POLICY, withRootAgent } = options
@@ -93,19 +94,29 @@ export async function resignDue(options: PublishOptions): Promise<PublishedVersi
   const due = (role: TufRole) => isDue(state[role].signed.expires, policy[role].renewSeconds, now)
   try {
     const behind = await isBehind(options, state)
-    let versions = versionsIn(await publishPending(options))
-    if (versions === undefined && withRootAgent && (behind || due('root') || due('targets'))) {
-      versions = versionsIn(await publishAgain(options))
-    }
-    if (versions !== undefined) resignedCounter.inc({ outcome: 'signed' })
-    if (versions !== undefined) return versions
-    if (behind || due('snapshot')) versions = await refreshOnlineRoles(options, true)
-    else if (due('timestamp')) versions = await refreshOnlineRoles(options, false)
+    const published = await settled(async () => {
+      const completed = versionsIn(await publishPending(options))
+      if (completed !== undefined || !withRootAgent || !(behind || due('root') || due('targets'))) return completed
+      return versionsIn(await publishAgain(options))
+    })
+    let versions = published.value
+    if (versions === undefined && (behind || due('snapshot'))) versions = await refreshOnlineRoles(options, true)
+    else if (versions === undefined && due('timestamp')) versions = await refreshOnlineRoles(options, false)
     if (versions) resignedCounter.inc({ outcome: 'signed' })
+    if (published.failure) throw published.failure.error
     return versions
   } catch (error) {
     resignedCounter.inc({ outcome: 'failed' })
     throw error
+  }
+}
+
+/** What came of it, for later. */
+async function settled<T>(task: () => Promise<T>): Promise<{ value?: T; failure?: { error: unknown } }> {
+  try {
+    return { value: await task() }
+  } catch (error) {
+    return { failure: { error } }
   }
 }
 

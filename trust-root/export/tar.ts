@@ -1,12 +1,9 @@
-/**
- * A POSIX ustar archive of plain files, with their folders before them. Deterministic: no owner, no time.
- * Names are ASCII, at most 255 bytes with a part of at most 100 behind a slash.
- */
+/** A POSIX (pax) archive of plain files, with their folders before them. Deterministic: no owner, no time. Names are ASCII. */
 export function tar(files: ReadonlyMap<string, Uint8Array>): Uint8Array {
   const folders = new Set([...files.keys()].flatMap(foldersOf))
   const blocks = [
     ...[...folders].toSorted((one, other) => (one < other ? -1 : 1)).map((name) => header(`${name}/`, 0, '5')),
-    ...[...files].flatMap(([name, bytes]) => [header(name, bytes.length, '0'), padded(bytes)]),
+    ...[...files].flatMap(([name, bytes]) => [...longName(name), header(name, bytes.length, '0'), padded(bytes)]),
     // Two blocks of zeros end it.
     new Uint8Array(2 * BLOCK),
   ]
@@ -26,11 +23,22 @@ function padded(bytes: Uint8Array): Uint8Array {
   return whole
 }
 
-function header(path: string, size: number, type: '0' | '5'): Uint8Array {
+/** What is longer than a header's field stands in a record before it: a target's name holds a digest and a name. */
+function longName(path: string): Uint8Array[] {
+  if (path.length <= NAME_BYTES) return []
+  // The record's length counts its own digits.
+  const rest = ` path=${path}\n`
+  const length = [2, 3].map((digits) => rest.length + digits).find((sum) => String(sum).length === sum - rest.length)
+  const record = Buffer.from(`${length}${rest}`)
+  return [header('PaxHeaders/path', record.length, 'x'), padded(record)]
+}
+
+const NAME_BYTES = 100
+
+function header(path: string, size: number, type: '0' | '5' | 'x'): Uint8Array {
   const block = Buffer.alloc(BLOCK)
-  const { prefix, name } = split(path)
   const octal = (value: number, at: number, digits: number) => block.write(value.toString(8).padStart(digits, '0'), at)
-  block.write(name, 0)
+  block.write(path.slice(0, NAME_BYTES), 0)
   octal(type === '5' ? 0o755 : 0o644, 100, 7)
   octal(0, 108, 7)
   octal(0, 116, 7)
@@ -40,17 +48,7 @@ function header(path: string, size: number, type: '0' | '5'): Uint8Array {
   block.write('        ', 148)
   block.write(type, 156)
   block.write('ustar\u000000', 257)
-  block.write(prefix, 345)
   const sum = block.reduce((total, byte) => total + byte, 0)
   block.write(`${sum.toString(8).padStart(6, '0')}\u0000 `, 148)
   return block
-}
-
-/** A target's name holds a digest and a name: longer than the 100 bytes of the first field. */
-function split(path: string): { prefix: string; name: string } {
-  if (path.length <= 100) return { prefix: '', name: path }
-  const slash = path.lastIndexOf('/', 155)
-  const [prefix, name] = [path.slice(0, slash), path.slice(slash + 1)]
-  if (slash < 1 || name.length > 100 || prefix.length > 155) throw new RangeError(`${path} is too long for an archive`)
-  return { prefix, name }
 }

@@ -4,6 +4,9 @@ import type { Command } from 'commander'
 import type { PendingSummary, Publication, Roles, TrustDiff, TrustRootStatus, Withdrawn } from '#trust-root'
 import { confirmed, printJson, table } from './agent-options.ts'
 import { registerCustodian } from './trust-custodian.ts'
+import { registerExport } from './trust-export.ts'
+import { registerImport } from './trust-import.ts'
+import { registerJoin } from './trust-join.ts'
 import { askTrust, pendingScreen, tellPublication, type TrustOptions, trustOptions } from './trust-options.ts'
 
 export function register(program: Command): void {
@@ -28,6 +31,9 @@ Examples:
   registerLooks(trust)
   registerPublish(trust)
   registerCustodian(trust)
+  registerExport(trust)
+  registerImport(trust)
+  registerJoin(trust)
   registerWithdraw(trust)
   registerRoles(trust)
 }

@@ -33,6 +33,7 @@ import { backupVerb, watchBackupAge } from './backup.ts'
 import { Canaries } from './canary.ts'
 import { canaryIdentity, canaryPartsOf } from './canary-bundle.ts'
 import { canaryVerbs } from './canary-verbs.ts'
+import { kitVerb } from './kit-verb.ts'
 import { openAuthority, openTimestampAuthority } from './authorities.ts'
 import { tellOfCap } from './cap-alarm.ts'
 import { timeSourcesOf, type WatchedClock, watchClock } from './clock.ts'
@@ -449,6 +450,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     'publish-trust': async () => await parts.trustRoot?.publish(),
     ...trustVerbs(parts),
     ...canaryVerbs(parts),
+    ...kitVerb(parts),
     ...switchVerbs(succession),
     backup: async (request) => await backupVerb(parts, request),
     reconcile: async (request) => await reconcileVerb(parts, request),

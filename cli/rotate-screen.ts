@@ -73,7 +73,15 @@ function hasSwitched({ facts }: RotationRecord): boolean {
 }
 
 function changeOf({ facts }: RotationRecord): string[] {
-  const { former, keys } = facts as { former?: { keys: { name: string }[] }; keys?: Record<string, { name: string }> } // of the journal
+  const { former, keys, standby, emergency } = facts as {
+    former?: { keys: { name: string }[] }
+    keys?: Record<string, { name: string }>
+    standby?: { members: { item: string }[] }
+    emergency?: boolean
+  } // of the journal
+  if (emergency === true) return []
+  if (standby !== undefined)
+    return [`  will stand by: ${standby.members.map(({ item }) => item).join(', ') || 'what does already'}`]
   const names = (found: readonly { name: string }[]) => found.map(({ name }) => name).join(', ')
   if (former === undefined || keys === undefined) return []
   return [`  key ${names(former.keys)} → ${names(Object.values(keys))}`]
@@ -154,9 +162,9 @@ function afterwards({ kind, facts, ended }: RotationRecord): string[] {
 export function historyScreen({ history }: Rotations): string {
   if (history.length === 0) return 'Nothing was rotated yet.\n'
   const rows = history.map(({ kind, ended, startedBy, facts }) => {
-    const { versions } = facts as { versions?: { root: number; targets: number } } // of the journal
+    const { versions, emergency } = facts as { versions?: { root: number; targets: number }; emergency?: boolean } // of the journal
     const published = versions === undefined ? '' : `root ${versions.root}, targets ${versions.targets}`
-    return `  ${minute(ended?.at ?? '')}  ${kind.padEnd(11)}${(ended?.outcome ?? '').padEnd(9)}${published.padEnd(24)}${startedBy}`
+    return `  ${minute(ended?.at ?? '')}  ${kind.padEnd(11)}${(ended?.outcome ?? '').padEnd(9)}${(emergency === true ? 'emergency' : published).padEnd(24)}${startedBy}`
   })
   return `Rotations that ended, newest first:\n${rows.join('\n')}\n`
 }

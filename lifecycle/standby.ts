@@ -9,9 +9,11 @@
  */
 import { dirname, join, relative, resolve } from 'node:path'
 import { existsSync, readFileSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import { type Document, parseDocument } from 'yaml'
 import { z } from 'zod'
 import { OperatorError } from '#alarms'
+import { type AdminAgent, HsmError } from '#hsm'
 import { witnessOrigin } from '#tlog'
 import type { LogKind } from '#transparency-log'
 import type { TrustItem } from '#trust-root'
@@ -240,7 +242,23 @@ async function configureAgent(installation: Installation, { member, former }: Fa
       setCtKeys(document, (logs) => [...logs.filter((log) => log !== member.name), member.name], former.key)
   })
   const names = [member.name, ...('origin' in member && member.witnessKey ? [`${member.name}-witness`] : [])]
-  await withSide(installation, 'services', async (admin) => await reload(admin, names))
+  await withSide(installation, 'services', async (admin) => await untilUsable(admin, names))
+}
+
+/** A module may see a token that is younger than its start only when it is initialised again, which the agent sees to. */
+const TOKEN_PATIENCE_MS = 20_000
+
+async function untilUsable(admin: AdminAgent, names: readonly string[]): Promise<void> {
+  const untilMs = performance.now() + TOKEN_PATIENCE_MS
+  for (;;) {
+    try {
+      return await reload(admin, names)
+    } catch (error) {
+      const mayCome = error instanceof HsmError && error.reason === 'key_unusable'
+      if (!mayCome || performance.now() > untilMs) throw error
+      await delay(250)
+    }
+  }
 }
 
 /** Copies the token's entry from the standby's agent file; returns its name in the serving one. */

@@ -32,7 +32,7 @@ export function standbyFindings(states: readonly StandbyState[]): AgeFinding[] {
     if (state === 'missing') {
       return [{ code: 'standby_missing', subject: kind, message: `${reason}; make one with: chancery rotate standby` }]
     }
-    const message = `${reason}; cut off the former key with: chancery distrust, then: chancery rotate standby`
+    const message = `${reason}; tell clients and make another standby with: chancery rotate standby; if the key was stolen, then cut it off with: chancery distrust`
     return [{ code: 'standby_in_service', subject: kind, message }]
   })
 }

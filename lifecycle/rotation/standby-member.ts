@@ -1,7 +1,7 @@
 /** One kind of what stands by: planned, seen as a rotation of its own, and as the plan of standbys has it in the end. */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { OperatorError } from '#alarms'
 import { KEY_KINDS, type KeyKind } from '#hsm'
 import { decodePem, encodePem, equalBytes, parseCertificate } from '#x509'
@@ -20,8 +20,10 @@ const LOG_KINDS = { 'ct-log': 'ct', 'rekor-v1': 'rekor-v1', 'rekor-v2': 'rekor-v
 
 const TITLES = { 'issuing-ca': 'issuing CA', tsa: 'timestamp authority' } as const
 
-/** The name of a token that is made here. */
-export const TOKEN = { name: 'standby', label: 'chancery-standby' } as const
+/** The name of a token that is made here, by the file of its agent. */
+export function tokenNameOf(agent: string): string {
+  return basename(agent, '.yaml')
+}
 
 /** One of them, as the journal has it. */
 export type MemberFacts = StandbyFacts['members'][number]
@@ -116,7 +118,7 @@ async function standbyToken(
   agent: string,
 ): Promise<{ readonly token: string; readonly idBytes: number }> {
   const inner = onStandby(installation, agent)
-  if (!existsSync(inner.agent.agent)) return { token: TOKEN.name, idBytes: 16 }
+  if (!existsSync(inner.agent.agent)) return { token: tokenNameOf(agent), idBytes: 16 }
   return await withSide(inner, 'services', async (admin) => {
     const [details] = await admin.tokens()
     if (details === undefined) throw new OperatorError('standby_missing', `${agent} names no token`)
@@ -158,7 +160,8 @@ export function memberRotation(rotation: Rotation, item: string): Rotation {
     get facts() {
       return facts()
     },
-    keep: ({ keys, chain, requestFile }) => {
+    keep: ({ keys, chain, requestFile, ...whole }) => {
+      rotation.keep(whole)
       const standby = standbyOf(rotation.facts)
       const changes = {
         ...(keys?.signer === undefined ? {} : { keys: { ...keys, signer: keys.signer } }),

@@ -1,7 +1,8 @@
 /**
  * What stands by is made whole again: a key on the standby token for each kind of which nothing stands by, certified and
  * published. What an emergency brought into service is told to the trust root in the same release, or in one before it
- * where certificates have to be carried. An authority below a root that the CA has left is made anew.
+ * where certificates have to be carried. An authority below a root that the CA has left is made anew, and everything once
+ * the serving agent opens the token, which an emergency is: what stands by gets another one.
  *
  *     token ─ settle ─ key ─ certify ─ agent ─ publish ─ record
  *
@@ -19,7 +20,7 @@ import { encodeChain } from '../ceremony/certificate-request.ts'
 import { replaceDurably } from '../durable-file.ts'
 import { readStandbyPlan, STANDBY_AGENT, STANDBY_KINDS, standbyItems, writeStandbyPlan } from '../standby-plan.ts'
 import { settlement } from '../standby-settle.ts'
-import { editAgentFile, keyIn, keysIn, putKey, reachOf } from './agent-file.ts'
+import { dropKey, editAgentFile, keyIn, keysIn, putKey, reachOf } from './agent-file.ts'
 import { startingNow } from './authority.ts'
 import { certifyStep, chainIn } from './certificates.ts'
 import { type Facts, known } from './facts.ts'
@@ -37,13 +38,13 @@ import {
   planMember,
   staleOf,
   standbyOf,
-  TOKEN,
+  tokenNameOf,
 } from './standby-member.ts'
 
 async function plan(installation: Installation, _wishes: unknown, now: Date): Promise<Facts> {
   const existing = readStandbyPlan(installation.dataDir)
-  const agent = existing?.agent ?? STANDBY_AGENT
-  const stale = staleOf(installation, existing)
+  const agent = unopenedAgent(installation, existing?.agent ?? STANDBY_AGENT)
+  const stale = agent === existing?.agent ? staleOf(installation, existing) : (existing?.members ?? [])
   const there = new Set((existing?.members ?? []).filter((member) => !stale.includes(member)).map(({ kind }) => kind))
   const kinds = STANDBY_KINDS.filter((kind) => !there.has(kind) && isServed(installation, kind))
   if (kinds.length === 0 && (existing?.inService.length ?? 0) === 0) {
@@ -63,6 +64,17 @@ async function plan(installation: Installation, _wishes: unknown, now: Date): Pr
   }
 }
 
+/** The agent of a token that the serving one does not open: this one, or the next that is there or can be made. */
+function unopenedAgent(installation: Installation, agent: string): string {
+  const opened = new Set(Object.values(readAgentFile(installation.agent).tokens).map(({ uri }) => uri))
+  for (let number = 2, at = agent; ; number++) {
+    const path = installation.resolve(at)
+    const tokens = existsSync(path) ? readAgentFile({ dataDir: installation.dataDir, agent: path }).tokens : {}
+    if (!Object.values(tokens).some(({ uri }) => opened.has(uri))) return at
+    at = `${STANDBY_AGENT.replace(/\.yaml$/, '')}-${number}.yaml`
+  }
+}
+
 /** In development the token is made here; elsewhere somebody has put it and its agent's file there. */
 const tokenStep: Step = {
   name: 'token',
@@ -78,12 +90,13 @@ const tokenStep: Step = {
       )
     }
     const folder = dirname(softhsmConf)
-    const made = await createSoftTokens({ folder, labels: [TOKEN.label], modulePath })
+    const name = tokenNameOf(standbyOf(facts).agent)
+    const made = await createSoftTokens({ folder, labels: [`chancery-${name}`], modulePath })
     const [token] = made.tokens
     if (token === undefined) throw new TypeError('no token was made')
     const { uri, pinFile } = token
-    const tokens = { [TOKEN.name]: { uri, pinFile, softhsmConf: made.confPath } }
-    const config = { state: 'standby', modulePath: made.modulePath, tokens, keys: {}, adminWhenSpawned: true }
+    const tokens = { [name]: { uri, pinFile, softhsmConf: made.confPath } }
+    const config = { state: name, modulePath: made.modulePath, tokens, keys: {}, adminWhenSpawned: true }
     replaceDurably(file, stringify(config, { lineWidth: 120 }))
     return undefined
   },
@@ -201,6 +214,7 @@ const recordStep: Step = {
     const { agent, members, stale } = standbyOf(facts)
     const made = members.map(madeMember)
     const before = readStandbyPlan(installation.dataDir)
+    if (before !== undefined) forget(installation, before.agent, stale)
     const kept = (before?.members ?? []).filter(
       ({ name }) => !stale.includes(name) && !made.some((member) => member.name === name),
     )
@@ -209,9 +223,18 @@ const recordStep: Step = {
   },
 }
 
+/** Keys that nobody needs any more leave their agent's configuration. */
+function forget({ dataDir, resolve }: Installation, agent: string, names: readonly string[]): void {
+  const path = resolve(agent)
+  if (!existsSync(path)) return
+  editAgentFile({ dataDir, agent: path }, (document) => {
+    for (const name of names) for (const key of [name, `${name}-witness`]) dropKey(document, key)
+  })
+}
+
 export const standbySet: RotationPlan = {
   plan,
   steps: [tokenStep, settleStep, keysStep, certificatesStep, agentStep, publishSetStep, recordStep],
-  // What was published as standby stays: an emergency may have used it by now.
-  isSwitched: ({ facts }) => facts.versions !== undefined,
+  // Nothing of it signs.
+  isSwitched: () => false,
 }

@@ -9,6 +9,7 @@ import { type KeySide, plannedKeys } from './facts.ts'
 import { destroyIfThere } from './keys.ts'
 import { change, inventoryOf } from './publication.ts'
 import type { Pause, Rotation } from './rotation.ts'
+import { memberRotation } from './standby-member.ts'
 
 export interface UndoOptions {
   /** The new keys stay on their tokens, in no configuration. */
@@ -17,7 +18,17 @@ export interface UndoOptions {
 }
 
 /** Withdraws, forgets, destroys; a withdrawal may have to wait for custodians. */
-export async function undo(rotation: Rotation, { keepKeys, onStep }: UndoOptions): Promise<Pause | undefined> {
+export async function undo(rotation: Rotation, options: UndoOptions): Promise<Pause | undefined> {
+  const { keepKeys, onStep } = options
+  const { standby, item: one } = rotation.facts
+  if (standby !== undefined && one === undefined) {
+    // Each member goes back as if it were a rotation of its own.
+    for (const { item } of standby.members) {
+      const pause = await undo(memberRotation(rotation, item), options)
+      if (pause !== undefined) return pause
+    }
+    return undefined
+  }
   onStep('withdraw')
   const pause = await withdraw(rotation)
   if (pause !== undefined) return pause

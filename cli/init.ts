@@ -25,6 +25,8 @@ export function register(program: Command): void {
         .default([], 'usual kinds'),
     )
     .option('--tuf-quorum <k/n>', 'k of n custodians sign what clients trust: 2/3')
+    .option('--from-ceremony <dir>', 'use the keys that a ceremony made (docs/ceremonies.md)')
+    .option('--tuf-signatures <files...>', 'with --from-ceremony: what the holders of the TUF keys signed')
     .option('--if-missing', 'leave an installation that is there as it is, and end well')
     .addHelpText(
       'after',
@@ -45,6 +47,8 @@ interface InitOptions {
   readonly ifMissing?: boolean
   readonly key: readonly string[]
   readonly tufQuorum?: string
+  readonly fromCeremony?: string
+  readonly tufSignatures?: readonly string[]
 }
 
 async function make(options: InitOptions): Promise<void> {
@@ -99,6 +103,15 @@ async function make(options: InitOptions): Promise<void> {
       'port_taken',
       `taken by another program: ${taken.map((name) => `port ${ports[name]} (${name})`).join(', ')}; stop it, or choose free ports with --ports auto`,
     )
+  }
+  if (options.fromCeremony !== undefined) {
+    const { initFromCeremony } = await import('./init-ceremony.ts')
+    return await initFromCeremony({
+      dataDir,
+      folder: options.fromCeremony,
+      choices: { profile: 'development', host, listenHost, ports, https },
+      signatureFiles: options.tufSignatures ?? [],
+    })
   }
   const started = performance.now()
   await createInstallation(

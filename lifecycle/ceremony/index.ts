@@ -12,6 +12,7 @@ export {
 export { accountOf, fingerprintWords, wordsOf } from './account.ts'
 export { readRequest } from './certificate-request.ts'
 export { TEMPLATES, type Template, type TemplateChoices, templateText } from './templates.ts'
+export { type CeremonyInstallation, type CeremonyInstalled, installFromCeremony } from './installation.ts'
 export { checkNotExpired, type CeremonyPlan, type Person, readPlan, type ReadPlan } from './plan.ts'
 export { type CeremonyProgress, progressOf, rehearse, runCeremony, type RunOptions } from './run.ts'
 export { type CeremonyState, planOf, replay } from './replay.ts'

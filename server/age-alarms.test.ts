@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import type { NearEnd, TrustRootStatus } from '#trust-root'
 import { certificateFindings, checkpointFindings, trustRootFindings } from './age-alarms.ts'
 
 const nowMs = Date.parse('2026-11-21T12:00:00Z')
@@ -15,22 +16,34 @@ test.each([
   expect(certificateFindings([{ name: 'x', notAfter: at(left) }], nowMs).map(({ code }) => code)).toEqual(codes)
 })
 
-const role = (state: 'fresh' | 'due' | 'alarm' | 'expired') => ({
-  role: 'root' as const,
+const role = (name: 'root' | 'timestamp', nearEnd?: NearEnd) => ({
+  role: name,
   version: 1,
+  threshold: 1,
+  keys: 1,
   expires: new Date(nowMs),
   secondsLeft: 0,
-  state,
+  state: 'alarm' as const,
+  ...(nearEnd === undefined ? {} : { nearEnd }),
 })
 
-test.each([
+const withRole = (name: 'root' | 'timestamp', nearEnd?: NearEnd): TrustRootStatus => ({
+  published: true,
+  state: 'alarm',
+  roles: [role(name, nearEnd)],
+})
+
+test.each<[string, TrustRootStatus | undefined, string[]]>([
   ['none of ours', undefined, []],
-  ['fresh', { published: true, state: 'fresh', roles: [role('fresh')] }, []],
-  ['signed again by itself', { published: true, state: 'due', roles: [role('due')] }, []],
-  ['due for a ceremony', { published: true, state: 'alarm', roles: [role('alarm')] }, ['trust_root_ending root']],
-  ['expired', { published: true, state: 'expired', roles: [role('expired')] }, ['trust_root_expired root']],
+  ['fresh', withRole('root'), []],
+  ['ends in two months', withRole('root', 'ending'), ['trust_root_ending root']],
+  ['ends in a month', withRole('root', 'soon'), ['trust_root_ending_soon root']],
+  ['ends in two weeks', withRole('root', 'now'), ['trust_root_ending_now root']],
+  ['late', withRole('timestamp', 'late'), ['trust_root_late timestamp']],
+  ['failing', withRole('timestamp', 'failing'), ['trust_root_failing timestamp']],
+  ['expired', withRole('root', 'expired'), ['trust_root_expired root']],
   ['gone', { published: false, state: 'expired', roles: [] }, ['trust_root_expired repository']],
-] as const)('a trust root: %s', (_, status, expected) => {
+])('a trust root: %s', (_, status, expected) => {
   expect(trustRootFindings(status).map(({ code, subject }) => `${code} ${subject}`)).toEqual(expected)
 })
 

@@ -1,7 +1,8 @@
 /** Tells what grows old: certificates, TUF metadata and the newest heads of logs. */
 import type { Alarms, Code } from '#alarms'
-import type { TrustRootStatus } from '#trust-root'
+import type { NearEnd, TrustRootStatus } from '#trust-root'
 import type { Parts } from './main.ts'
+import { rotationFindings } from './rotation-alarm.ts'
 import { standbyFindings, standbyStates } from './standby.ts'
 import { certificatesOf, trustRootStatus } from './status.ts'
 
@@ -52,16 +53,31 @@ export function trustRootFindings(status: TrustRootStatus | undefined): AgeFindi
     const message = 'no TUF repository can be read: clients cannot begin to verify; put trust-root/ back'
     return [{ code: 'trust_root_expired', subject: 'repository', message }]
   }
-  return status.roles.flatMap(({ role, state, expires }): AgeFinding[] => {
-    const day = new Date(expires).toISOString()
-    if (state === 'expired') {
-      const message = `TUF ${role} expired on ${day}: clients refuse the mirror until it is signed again`
-      return [{ code: 'trust_root_expired', subject: role, message }]
-    }
-    if (state !== 'alarm') return []
-    const message = `TUF ${role} ends on ${day} and its key is not open here: a ceremony is due`
-    return [{ code: 'trust_root_ending', subject: role, message }]
+  return status.roles.flatMap(({ role, nearEnd, expires }): AgeFinding[] => {
+    if (nearEnd === undefined) return []
+    const { code, message } = NEAR_END[nearEnd]
+    return [{ code, subject: role, message: message(`TUF ${role}`, new Date(expires).toISOString()) }]
   })
+}
+
+type Told = (role: string, end: string) => string
+
+const byCustodians: Told = (role, end) =>
+  `${role} ends on ${end}: renew it with chancery trust publish, and have it signed by its custodians`
+const byServer: Told = (role, end) =>
+  `${role} ends on ${end} and could not be signed again: is the key of snapshot and timestamp there?`
+
+/** Of the rising urgency of one role only the newest is on. */
+const NEAR_END: Readonly<Record<NearEnd, { readonly code: Code; readonly message: Told }>> = {
+  ending: { code: 'trust_root_ending', message: byCustodians },
+  soon: { code: 'trust_root_ending_soon', message: byCustodians },
+  now: { code: 'trust_root_ending_now', message: byCustodians },
+  late: { code: 'trust_root_late', message: byServer },
+  failing: { code: 'trust_root_failing', message: byServer },
+  expired: {
+    code: 'trust_root_expired',
+    message: (role, end) => `${role} expired on ${end}: clients refuse the mirror until it is signed again`,
+  },
 }
 
 /** Logs whose newest head is older than it may be. */
@@ -95,6 +111,7 @@ export function watchAges(parts: Parts): () => void {
       ...certificateFindings(certificatesOf(parts.loaded), nowMs),
       ...trustRootFindings(await trustRootStatus(parts)),
       ...checkpointFindings(logs, nowMs),
+      ...rotationFindings(parts.loaded.dataDir, nowMs),
       ...standbyFindings(await standbyStates(parts.loaded)),
     ]
     tell(alarms, raised, found)

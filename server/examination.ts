@@ -14,6 +14,7 @@ import { agreementOf, timeSourcesOf } from './clock.ts'
 import type { LoadedConfig } from './config.ts'
 import { watchDisk } from './disk.ts'
 import { standbyFindings, standbyStates } from './standby.ts'
+import { rotationFindings } from './rotation-alarm.ts'
 import { surveyAgent, type SurveyedAgent, tokenFindings } from './examine-tokens.ts'
 import { certificatesOf, type Status } from './status.ts'
 
@@ -66,6 +67,7 @@ export async function examine(loaded: LoadedConfig, options: ExaminationOptions 
     ...trustRootFindings(await trustRootOf(loaded, now)),
     ...standbyFindings(await standbyStates(loaded)),
     ...backupFindings(loaded, now),
+    ...rotationFindings(loaded.dataDir, now.getTime()),
     ...fileFindings(loaded, names),
     ...socketFindings(loaded),
   )
@@ -133,8 +135,7 @@ function isFromTheFuture(path: string, now: Date): boolean {
 async function trustRootOf({ config, resolve }: LoadedConfig, now: Date) {
   if (config.trustRoot === undefined) return undefined
   const unreadable = { published: false, state: 'expired' as const, roles: [] }
-  const canSignRoot = config.trustRoot.rootAgent !== undefined
-  return await trustRootStatus(resolve(config.trustRoot.folder), { now, canSignRoot }).catch(() => unreadable)
+  return await trustRootStatus(resolve(config.trustRoot.folder), { now }).catch(() => unreadable)
 }
 
 /** Without `backup.maxAgeHours`. */

@@ -33,7 +33,7 @@ export {
   type TufKeyNames,
   type WithRootAgent,
 } from './options.ts'
-export { DEFAULT_TUF_POLICY, type TufPolicy } from './policy.ts'
+export { DEFAULT_TUF_POLICY, type NearEnd, type TufPolicy } from './policy.ts'
 export { type DiffSection, formatSections } from './describe.ts'
 export type { TrustDiff } from './diff.ts'
 export type { Withdrawn } from './merge.ts'

@@ -2,7 +2,7 @@ import { Gauge, Counter } from 'prom-client'
 import type { TufRole } from '#hsm'
 import { TrustRootError } from './errors.ts'
 import type { PublishOptions } from './options.ts'
-import { DEFAULT_TUF_POLICY, isDue, type TufPolicy } from './policy.ts'
+import { DEFAULT_TUF_POLICY, isDue, type NearEnd, nearEndOf, type TufPolicy } from './policy.ts'
 import { onlineSignerOf, publishAgain, publishPending, refreshOnlineRoles } from './publish.ts'
 import type { Publication, PublishedVersions } from './publication.ts'
 import { readRepository, type RepositoryState } from './repository.ts'
@@ -18,10 +18,11 @@ export interface RoleStatus {
   /** Negative once expired. */
   readonly secondsLeft: number
   /**
-   * `fresh`; `due`: will be signed again by itself; `alarm`: due and nobody here can sign it, a ceremony is needed;
-   * `expired`: clients refuse the mirror now.
+   * `fresh`; `due`: to be signed again, by the server itself or where its custodians are by `publish`; `alarm`: somebody
+   * must see to it (`nearEnd` says how urgently); `expired`: clients refuse the mirror now.
    */
   readonly state: 'fresh' | 'due' | 'alarm' | 'expired'
+  readonly nearEnd?: NearEnd
 }
 
 /** The roles, worst news first seen in `state`. */
@@ -39,7 +40,7 @@ const expiryGauge = new Gauge({
 })
 const alarmGauge = new Gauge({
   name: 'chancery_tuf_alarm',
-  help: '1 if a TUF role nears its end (or has ended) and only an operator can sign it',
+  help: '1 if a TUF role nears its end or has ended, and somebody must see to it',
   labelNames: ['role'],
 })
 const resignedCounter = new Counter({
@@ -51,17 +52,16 @@ const resignedCounter = new Counter({
 /** Versions and ends of what is published, with what follows from them. Sets the metrics. */
 export async function trustRootStatus(
   folder: string,
-  options: { readonly now: Date; readonly canSignRoot: boolean; readonly policy?: TufPolicy | undefined },
+  options: { readonly now: Date; readonly policy?: TufPolicy | undefined },
 ): Promise<TrustRootStatus> {
   const state = await readRepository(folder)
   if (!state) return { published: false, state: 'expired', roles: [] }
-  const { now, canSignRoot, policy = DEFAULT_TUF_POLICY } = options
+  const { now, policy = DEFAULT_TUF_POLICY } = options
   const roles = (['root', 'targets', 'snapshot', 'timestamp'] as const).map((role): RoleStatus => {
     const { version, expires } = state[role].signed
-    const canSign = canSignRoot || role === 'snapshot' || role === 'timestamp'
     const secondsLeft = Math.floor((Date.parse(expires) - now.getTime()) / 1000)
-    const dueState = canSign ? 'due' : 'alarm'
-    const freshness = isDue(expires, policy[role].renewSeconds, now) ? dueState : 'fresh'
+    const nearEnd = nearEndOf(role, secondsLeft, policy)
+    const freshness = isDue(expires, policy[role].renewSeconds, now) ? 'due' : 'fresh'
     const { threshold, keyids } = state.root.signed.roles[role]
     const by = { threshold, keys: keyids.length }
     return {
@@ -70,7 +70,8 @@ export async function trustRootStatus(
       ...by,
       expires: new Date(expires),
       secondsLeft,
-      state: secondsLeft <= 0 ? 'expired' : freshness,
+      state: nearEnd === 'expired' ? 'expired' : nearEnd === undefined ? freshness : 'alarm',
+      ...(nearEnd === undefined ? {} : { nearEnd }),
     }
   })
   for (const { role, expires, state } of roles) {

@@ -106,7 +106,6 @@ function publisher(options: TrustRootOptions): TrustRoot {
   const status = () =>
     trustRootStatus(folder, {
       now: now(),
-      canSignRoot: options.withRootAgent !== undefined,
       policy: options.policy,
     })
   const resign = () => inTurn(() => resignDue(current()))
@@ -117,8 +116,8 @@ function publisher(options: TrustRootOptions): TrustRoot {
       for (const role of (await status()).roles) {
         if (role.state === 'alarm' || role.state === 'expired') {
           logger?.error(
-            { role: role.role, expires: role.expires },
-            'TUF role nears its end and its key is not open here: publish with the root token',
+            { role: role.role, expires: role.expires, nearEnd: role.nearEnd },
+            'TUF role nears its end and was not signed again',
           )
         }
       }
@@ -127,7 +126,13 @@ function publisher(options: TrustRootOptions): TrustRoot {
     }
   }
   return {
-    publish: (how) => inTurn(() => publish(current(), how)),
+    publish: (how) =>
+      inTurn(async () => {
+        const publication = await publish(current(), how)
+        // Where nothing changed, what is overdue may still be signed.
+        const versions = publication.state === 'published' ? await resignDue(current()) : undefined
+        return versions === undefined ? publication : { state: 'published', versions }
+      }),
     update: (change) => inTurn(() => updateInventory(current(), change)),
     roles: () => wishedRoles(folder),
     reassign: (roles) => inTurn(() => reassign(current(), roles)),

@@ -74,7 +74,7 @@ async function checkTrustRoot(dataDir: string, state: AgentState, { published }:
   const folder = join(dataDir, 'trust-root')
   await readInventory(folder)
   // Reads the repository and verifies each role.
-  const { roles, published: there } = await trustRootStatus(folder, { now: new Date(), canSignRoot: true })
+  const { roles, published: there } = await trustRootStatus(folder, { now: new Date() })
   if (!there) fail('no TUF repository is published')
   for (const { role, version } of roles) {
     const told = published[role] ?? 0

@@ -9,6 +9,7 @@ import { OperatorError } from '#alarms'
 import type { CeremonyProgress, SignedStatement, StatementKey } from '#lifecycle/ceremony'
 import { confirmed, printJson, wrapped } from './agent-options.ts'
 import { bytesIn, planIn, statementsIn } from './ceremony-files.ts'
+import { registerKey } from './ceremony-key.ts'
 import { registerPlan } from './ceremony-plan.ts'
 import { registerVerify } from './ceremony-verify.ts'
 
@@ -43,6 +44,7 @@ Examples:
   registerShow(ceremony)
   registerWitness(ceremony)
   registerVerify(ceremony)
+  registerKey(ceremony)
 }
 
 interface SigningOptions {

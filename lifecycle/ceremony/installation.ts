@@ -3,7 +3,7 @@
  * files already; what is added is the layout that `chancery serve` wants, and a first trust root. Nobody here has the keys
  * of TUF root and targets: their payload is written, signed where they are (`chancery trust sign`), and brought back.
  */
-import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { recordUses, spawnAgent, UseJournal } from '#hsm'
 import {
@@ -17,9 +17,10 @@ import {
   TIMESTAMP_PATH,
   type TrustRoot,
   TrustRootError,
+  writeInventory,
 } from '#trust-root'
 import { syncTree } from '../durable-tree.ts'
-import { replaceDurably } from '../durable-file.ts'
+import { replaceDurably, syncFolder } from '../durable-file.ts'
 import { InstallationError, isInstallation } from '../installation.ts'
 import {
   chanceryYaml,
@@ -58,6 +59,9 @@ export type CeremonyInstalled =
 /** Names of what a server needs, as the layout has them. */
 const NEEDED = ['issuing-ca', 'tsa', 'ct', 'rekor-v1', 'rekor-v2', 'tuf-online', 'account'] as const
 
+/** What becomes chancery.yaml once clients' trust is signed: no server starts on a folder without. */
+const DRAFT_FILE = 'chancery.yaml.unsigned'
+
 /** The file for the holders of the TUF keys, in the ceremony's folder. */
 const PAYLOAD_FILE = 'tuf-payload.json'
 
@@ -79,19 +83,26 @@ export async function installFromCeremony(options: CeremonyInstallation): Promis
   }
   writeCertificates(dataDir, state)
   const members = standbyMembers(state, choices)
-  if (members.length > 0) {
-    writeStandbyPlan(dataDir, { schemaVersion: 1, agent: 'agent/standby.yaml', members, inService: [] })
+  const draft = join(dataDir, DRAFT_FILE)
+  // Called again for the signatures it keeps the addresses of the first time: they are signed for by then.
+  if (!existsSync(draft)) {
+    if (members.length > 0) {
+      writeStandbyPlan(dataDir, { schemaVersion: 1, agent: 'agent/standby.yaml', members, inService: [] })
+    }
+    replaceDurably(join(dataDir, 'ca/issuers.yaml'), issuersYaml(choices))
+    await writeInventory(join(dataDir, 'trust-root'), inventoryOf(dataDir, { state, choices, members }))
+    replaceDurably(draft, chanceryYaml(choices))
   }
 
   onStep('trust root')
-  const pending = await publish(options, { state, choices, members, onlineAgent })
+  const pending = await publish(options, { state, onlineAgent })
   if (pending !== undefined) return { state: 'awaiting-signatures', pending, payloadFile: join(folder, PAYLOAD_FILE) }
 
   onStep(`configuration${signatures.length === 0 ? '' : ': everything is signed'}`)
   serveByServer(dataDir)
-  replaceDurably(join(dataDir, 'ca/issuers.yaml'), issuersYaml(choices))
   await syncTree(dataDir)
-  replaceDurably(join(dataDir, 'chancery.yaml'), chanceryYaml(choices))
+  renameSync(draft, join(dataDir, 'chancery.yaml'))
+  syncFolder(dataDir)
   return { state: 'made' }
 }
 
@@ -202,8 +213,6 @@ function standbyMembers(state: Replay, choices: InstallationChoices): StandbyMem
 
 interface Publishing {
   readonly state: Replay
-  readonly choices: InstallationChoices
-  readonly members: readonly StandbyMember[]
   readonly onlineAgent: string
 }
 
@@ -216,7 +225,7 @@ async function publish(
   const journal = new UseJournal(join(dataDir, USES))
   try {
     const options = { folder: join(dataDir, 'trust-root'), agent: recordUses(online.agent, journal) }
-    const trustRoot = await opened(options, dataDir, parts)
+    const trustRoot = await opened(options, parts)
     try {
       const waits = await trustRoot.pending()
       if (waits === undefined) return undefined
@@ -236,23 +245,23 @@ async function publish(
 }
 
 /** Begun, gone on with, or published already by a run that did not live to say so. */
-async function opened(
-  options: Parameters<typeof openTrustRoot>[0],
-  dataDir: string,
-  { state, choices, members }: Publishing,
-): Promise<TrustRoot> {
-  const isBegun = existsSync(join(options.folder, 'items.json'))
-  // The very same windows again: another inventory would be another publication.
-  const inventory = isBegun ? await readInventory(options.folder) : inventoryOf(dataDir, { state, choices, members })
+async function opened(options: Parameters<typeof openTrustRoot>[0], { state }: Publishing): Promise<TrustRoot> {
   try {
-    return await initTrustRoot(options, inventory, parseRoles(state.roles ?? ''))
+    // The very same windows again: another inventory would be another publication.
+    return await initTrustRoot(options, await readInventory(options.folder), parseRoles(state.roles ?? ''))
   } catch (error) {
     if (!(error instanceof TrustRootError) || error.code !== 'exists') throw error
     return await openTrustRoot(options)
   }
 }
 
-function inventoryOf(dataDir: string, { state, choices, members }: Omit<Publishing, 'onlineAgent'>): Inventory {
+interface InventoryParts {
+  readonly state: Replay
+  readonly choices: InstallationChoices
+  readonly members: readonly StandbyMember[]
+}
+
+function inventoryOf(dataDir: string, { state, choices, members }: InventoryParts): Inventory {
   const url = urls(choices)
   const origin = origins(choices)
   const spkiDer = (name: string) => state.keys.get(name)?.spkiDer ?? new Uint8Array(0)

@@ -115,7 +115,7 @@ export async function succeed(options: SucceedOptions): Promise<Succeeded> {
   onStep('switch')
   const former = z
     .object({ size: z.int(), frozen: z.boolean(), restartNeeded: z.boolean() })
-    .parse(await ask('log-switch', { name: log.name, successor: successorConfig(log, state) }))
+    .parse(await ask('log-switch', { name: log.name, successor: successorConfig(log, state), publish: true }))
   if (log.kind === 'ct')
     await withAdminAgent(agent, async (admin) => await repointCertificates(agent, log, state, admin))
   onStep('done')
@@ -232,10 +232,13 @@ function configureAgent(agent: AgentReach, log: FormerLog, state: Journal): void
     const entry = { ...witnessKey, purposes: ['witnessHead'], origin: witnessOrigin(origin) }
     document.setIn(['keys', witness], document.createNode(entry))
   }
+  // Certificates carry the promise of either CT log until the CA has gone over.
+  for (const [name, { ctKey }] of Object.entries(keys))
+    if (ctKey === log.key) document.setIn(['keys', name, 'ctKey'], document.createNode([log.key, successor]))
   writeDurably(path, document.toString({ lineWidth: 120 }))
 }
 
-/** Certificates name the CT log whose promise they carry: from now on the successor. */
+/** Certificates name the CT log whose promise they carry: from now on the successor alone. */
 async function repointCertificates(
   agent: AgentReach,
   log: FormerLog,
@@ -244,9 +247,9 @@ async function repointCertificates(
 ): Promise<void> {
   const { path } = readAgentFile(agent)
   const document = parseDocument(readFileSync(path, 'utf8'))
-  const { keys } = document.toJS() as { keys: Record<string, { ctKey?: string }> }
+  const { keys } = document.toJS() as { keys: Record<string, { ctKey?: string | readonly string[] }> }
   for (const [name, { ctKey }] of Object.entries(keys)) {
-    if (ctKey === log.key) document.setIn(['keys', name, 'ctKey'], state.successor)
+    if ([ctKey ?? []].flat().includes(log.key)) document.setIn(['keys', name, 'ctKey'], state.successor)
   }
   writeDurably(path, document.toString({ lineWidth: 120 }))
   await admin.reload()

@@ -90,6 +90,10 @@ const log = z.discriminatedUnion('kind', [
     key: name,
     database: path,
     strict: z.boolean().default(false).describe('refuse dsse requests, as rekor-tiles from 2.3 on does'),
+    forwardUntil: z.iso
+      .datetime()
+      .optional()
+      .describe('where it has a successor: until when uploads to this address are passed on to it, then refused'),
     succeeds,
     faultPoint,
   }),

@@ -13,6 +13,8 @@ import type { LogConfig } from './config.ts'
 import type { Mount } from './listeners.ts'
 import type { Parts } from './main.ts'
 
+type RekorV2Config = Extract<LogConfig, { kind: 'rekor-v2' }>
+
 interface OpenLog {
   readonly config: LogConfig
   readonly log: Log
@@ -67,7 +69,21 @@ export class LogServices {
       return rekorV1Section({ shards, checks })
     }
     const cosignatures = (head: SealedHead) => this.#parts.anchors.cosignatures(log.name, head)
-    return rekorV2Section({ log, strict: config.strict, checks, cosignatures })
+    const uploadsTo = () => this.#uploadsTo(config, log)
+    return rekorV2Section({ log, strict: config.strict, checks, cosignatures, uploadsTo })
+  }
+
+  /**
+   * Who takes what is uploaded to this log's address: where it has successors the newest of them, as long as clients may
+   * still have a signing configuration that names this address. The former log itself is asked for nothing.
+   */
+  #uploadsTo({ name, forwardUntil }: RekorV2Config, log: Log): Log | 'frozen' {
+    const after = (before: string) => this.#parts.logs.find(({ config }) => config.succeeds === before)
+    let newest = after(name)
+    if (newest === undefined) return log
+    if (forwardUntil === undefined || Date.parse(forwardUntil) <= Date.now()) return 'frozen'
+    for (let next = after(newest.config.name); next !== undefined; next = after(next.config.name)) newest = next
+    return newest.log
   }
 
   /** The log and those before it, oldest first. */

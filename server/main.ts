@@ -39,6 +39,7 @@ import { tellOfCap } from './cap-alarm.ts'
 import { timeSourcesOf, type WatchedClock, watchClock } from './clock.ts'
 import type { LoadedConfig, LogConfig } from './config.ts'
 import { type WatchedDisk, watchDisk } from './disk.ts'
+import { distrustVerbs } from './distrust.ts'
 import { watchAges } from './age-alarms.ts'
 import { watchAgent } from './agent-alarms.ts'
 import { writeEndpoints } from './endpoints.ts'
@@ -428,6 +429,10 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const checks = startEntryChecks()
   closers.push(async () => await checks.close())
   const services = new LogServices(parts, checks)
+  const first = new Set(parts.logs)
+  closers.push(async () => {
+    for (const joined of parts.logs) if (!first.has(joined)) await joined.log.close()
+  })
   mounts.push(...services.mounts())
   parts.canaries?.connect(() => canaryPartsOf(parts, services, checks))
   const listeners = new Listeners(resolve, logger)
@@ -437,11 +442,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   const succession: Succession = {
     parts,
     services,
-    open: async (logConfig) => {
-      const log = await openConfiguredLog(logConfig, { ...parts, logger })
-      closers.push(async () => await log.close())
-      return log
-    },
+    open: async (logConfig) => await openConfiguredLog(logConfig, { ...parts, logger }),
     mount: async (mount) => await listeners.add(mount),
     changed: () => writeEndpoints(resolve('run/endpoints.json'), parts.loaded),
   }
@@ -450,6 +451,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     'publish-trust': async () => await parts.trustRoot?.publish(),
     ...trustVerbs(parts),
     ...canaryVerbs(parts),
+    ...distrustVerbs(parts),
     ...kitVerb(parts),
     ...switchVerbs(succession),
     backup: async (request) => await backupVerb(parts, request),

@@ -2,7 +2,8 @@
 import type { AdminRequest, AdminVerbs } from './admin.ts'
 import { caSwitchVerb } from './ca-switch.ts'
 import { ctRootsVerb } from './ct-roots.ts'
-import { stageVerb, type Succession, switchVerb } from './log-succession.ts'
+import { stageVerb, type Succession } from './log-succession.ts'
+import { logSwitchVerb } from './log-switch.ts'
 import { tsaSwitchVerb } from './tsa-switch.ts'
 
 /** The verbs by name. */
@@ -21,6 +22,6 @@ export function switchVerbs(succession: Succession): AdminVerbs {
     'tsa-switch': inTurn(async (request) => await tsaSwitchVerb(parts, request)),
     'ct-roots': inTurn(async (request) => await ctRootsVerb(parts, request)),
     'log-stage': inTurn(async (request) => await stageVerb(succession, request)),
-    'log-switch': inTurn(async (request) => await switchVerb(succession, request)),
+    'log-switch': inTurn(async (request) => await logSwitchVerb(succession, request)),
   }
 }

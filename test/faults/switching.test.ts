@@ -1,11 +1,16 @@
 /** What signs is changed in a running server while clients sign: nobody is refused, and everything verifies. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { initialise, serve, type Stack } from '../e2e/stack.ts'
+import type { StandbyKind } from '#lifecycle'
 import type { AdminError, LoadedConfig } from '#server'
+import { verifyCheckpoint } from '#tlog'
+import type { Use } from '../crash/loader.ts'
+import { pinnedKeys } from '../crash/pinned-logs.ts'
+import { requestOf } from '../crash/requests.ts'
 import {
   addToAgent,
   ask as askIn,
@@ -14,7 +19,12 @@ import {
   dersOf,
   judgeCertificate,
   judgeTimestamp,
+  judgeV1,
+  judgeV2,
+  keyIdOf,
+  successorOf,
   standbyOf,
+  strangeRoot,
   startClients,
 } from './switching.ts'
 
@@ -24,6 +34,7 @@ let stack: Stack
 let clients: ClientLoad
 const ask = async (verb: string, argument?: unknown) => await askIn(dataDir, verb, argument)
 const configuration = () => parse(readFileSync(join(dataDir, 'chancery.yaml'), 'utf8')) as LoadedConfig['config'] // the server reads it strictly
+const urlOf = (kind: StandbyKind) => standbyOf(dataDir, kind).url
 const codeOf = async (asked: Promise<unknown>) =>
   await asked.then(
     () => 'done',
@@ -67,17 +78,83 @@ test('the timestamp authority signs with another key, and its chain follows', as
   await clients.more(10)
 })
 
-test('every request of all that time was answered, by one or the other', async () => {
+test.each([
+  ['ct-log', 'ct'],
+  ['rekor-v2', 'rekor-v2'],
+  ['rekor-v1', 'rekor-v1'],
+] as const)('%s goes on in a log with another key', async (kind, former) => {
+  const member = standbyOf(dataDir, kind)
+  const successor = successorOf(dataDir, member, former)
+  expect(await codeOf(ask('log-switch', { name: former, successor }))).toBe('switch_refused')
+  await addToAgent(dataDir, member, former)
+  const asked = { name: former, successor }
+  expect(await ask('log-switch', asked)).toMatchObject({ frozen: true, restartNeeded: false })
+  expect(await ask('log-switch', asked)).toMatchObject({ frozen: true })
+  await clients.more(10)
+})
+
+test('a CT log accepts another root, without a restart', async () => {
+  const add = strangeRoot()
+  for (const none of ['no PEM', `${add}${chainPem(dataDir, standbyOf(dataDir, 'issuing-ca'))}`])
+    expect(await codeOf(ask('ct-roots', { add: none }))).toBe('switch_refused')
+  const roots = async () => {
+    const { certificates } = (await (await fetch(`${urlOf('ct-log')}/ct/v1/get-roots`)).json()) as {
+      certificates: string[]
+    }
+    return certificates.length
+  }
+  const before = await roots()
+  expect(await ask('ct-roots', { add })).toEqual({ logs: ['ct', standbyOf(dataDir, 'ct-log').name] })
+  expect(await ask('ct-roots', { add })).toEqual({ logs: [] })
+  expect(await roots()).toBe(before + 1)
+})
+
+test('every request of all that time was answered, by what signed before or by what signs now', async () => {
   const outcomes = await clients.finish()
   expect(outcomes.filter(({ status }) => status !== 200 && status !== 201)).toEqual([])
-  const config = parse(readFileSync(join(dataDir, 'agent/online.yaml'), 'utf8')) as {
-    keys: Record<string, { spki: string }>
-  }
-  const ctLogs = { ct: Buffer.from(config.keys['ct']?.spki ?? '', 'base64') }
-  const certificates = outcomes
-    .filter(({ use }) => use === 'ca')
-    .map((each) => judgeCertificate(each, { chains: trust.chains, ctLogs }))
-  const timestamps = outcomes.filter(({ use }) => use === 'tsa').map((each) => judgeTimestamp(each, trust.tsa))
-  expect(new Set(certificates.map(({ chain }) => chain))).toEqual(new Set(['former', 'next']))
-  expect(new Set(timestamps)).toEqual(new Set(['former', 'next']))
+  expect(outcomes.length).toBeGreaterThan(200)
+  const keys = pinnedKeys(dataDir)
+  const spki = (kind: StandbyKind, former: string) => ({
+    former: keys[former]?.spkiDer ?? Buffer.alloc(0),
+    next: Buffer.from(standbyOf(dataDir, kind).key.spki, 'base64'),
+  })
+  const both = new Set(['former', 'next'])
+  const of = (use: Use) => outcomes.filter((outcome) => outcome.use === use)
+  const certificates = of('ca').map((each) =>
+    judgeCertificate(each, { chains: trust.chains, ctLogs: spki('ct-log', 'ct') }),
+  )
+  expect(new Set(certificates.map(({ chain }) => chain))).toEqual(both)
+  expect(new Set(certificates.map(({ ctLog }) => ctLog))).toEqual(both)
+  expect(new Set(of('tsa').map((each) => judgeTimestamp(each, trust.tsa)))).toEqual(both)
+  expect(new Set(of('v2').map((each) => judgeV2(each, spki('rekor-v2', 'rekor-v2'))))).toEqual(both)
+  expect(new Set(of('v1').map((each) => judgeV1(each, spki('rekor-v1', 'rekor-v1'))))).toEqual(both)
+})
+
+test('a restart comes up the same; a former address passes uploads on until its day, and is read for ever', async () => {
+  const before = configuration()
+  await stack.stop()
+  stack = await serve(dataDir)
+  expect(configuration()).toEqual(before)
+  const upload = async (url: string) =>
+    await fetch(`${url}/api/v2/log/entries`, { method: 'POST', body: requestOf('v2', `${Math.random()}`).sent })
+  const formerUrl = before.logs.find(({ name }) => name === 'rekor-v2')?.url ?? ''
+  const former = pinnedKeys(dataDir)['rekor-v2'] ?? { spkiDer: Buffer.alloc(0), origin: '' }
+  const frozen = await (await fetch(`${formerUrl}/checkpoint`)).text()
+  expect(verifyCheckpoint(frozen, former).origin).toBe(former.origin)
+  const passedOn = await upload(formerUrl)
+  expect(passedOn.status).toBe(201)
+  const { logId } = (await passedOn.json()) as { logId: { keyId: string } }
+  expect(logId.keyId).toBe(keyIdOf(standbyOf(dataDir, 'rekor-v2').key.spki))
+
+  await stack.stop()
+  const file = join(dataDir, 'chancery.yaml')
+  writeFileSync(file, readFileSync(file, 'utf8').replace(/forwardUntil: .*/, 'forwardUntil: "2026-01-01T00:00:00Z"'))
+  stack = await serve(dataDir)
+  const refused = await upload(formerUrl)
+  expect([refused.status, await refused.text()]).toEqual([
+    405,
+    'This log has been frozen, please switch to the latest log.\n',
+  ])
+  expect((await upload(urlOf('rekor-v2'))).status).toBe(201)
+  expect(await (await fetch(`${formerUrl}/checkpoint`)).text()).toBe(frozen)
 })

@@ -1,4 +1,5 @@
 /** A running installation whose standby keys take over one after the other, under load, as operators' commands do it. */
+import { execFileSync } from 'node:child_process'
 import { createHash, createPublicKey, verify, X509Certificate } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -6,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { parse, stringify } from 'yaml'
 import { readStandbyPlan, type StandbyKind, type StandbyMember, withAdminAgent } from '#lifecycle'
 import { inspectTimestampResponse } from '#timestamp'
+import { verifyCheckpoint, witnessOrigin } from '#tlog'
 import { decodePem, decodeSctList, OID, parseCertificate, parseSct, sctSignatureInput, withoutExtension } from '#x509'
 import { readLedger } from '../crash/ledger.ts'
 import { type RunningLoad, startLoad } from '../crash/load.ts'
@@ -55,7 +57,14 @@ export async function addToAgent(dataDir: string, member: StandbyMember, former:
       ...('origin' in member && { origin: member.origin }),
       ...(certified && { issuerCertificate: join(dataDir, member.certificate) }),
     }
-    file.keys[name] = { ...file.keys[former], uri, token, spki, ...own }
+    const { witnessKey: _witness, ...options }: Partial<AgentKey> = file.keys[former] ?? {}
+    const witness = 'witnessKey' in member ? member.witnessKey : undefined
+    const witnessed = witness === undefined ? {} : { witnessKey: `${name}-witness` }
+    file.keys[name] = { ...options, uri, token, spki, ...own, ...witnessed }
+    if (witness !== undefined && 'origin' in member) {
+      const origin = witnessOrigin(member.origin)
+      file.keys[`${name}-witness`] = { ...witness, purposes: ['witnessHead'], origin }
+    }
     if (member.kind !== 'ct-log') return
     for (const each of Object.values(file.keys)) {
       if (each['ctKey'] !== undefined) Object.assign(each, { ctKey: [each['ctKey'], name].flat() })
@@ -155,6 +164,72 @@ export function judgeTimestamp({ reply }: Outcome, chains: Readonly<Record<strin
   if (!verify('sha256', response.signedAttributesDer, key, response.signatureDer))
     throw new Error('a timestamp that does not verify')
   return chain[0]
+}
+
+/** The name of the log that a Rekor v2 reply is of; throws unless its checkpoint is signed by that log's key. */
+export function judgeV2({ reply }: Outcome, keys: Readonly<Record<string, Uint8Array>>): string {
+  const { logId, inclusionProof } = JSON.parse(reply) as {
+    logId: { keyId: string }
+    inclusionProof: { checkpoint: { envelope: string } }
+  }
+  const { envelope } = inclusionProof.checkpoint
+  const [name, spkiDer] = keyOf(keys, Buffer.from(logId.keyId, 'base64'))
+  verifyCheckpoint(envelope, { origin: envelope.split('\n')[0] ?? '', spkiDer })
+  return name
+}
+
+/** The name of the log that a Rekor v1 reply is of; throws unless its signed entry timestamp is by that log's key. */
+export function judgeV1({ reply }: Outcome, keys: Readonly<Record<string, Uint8Array>>): string {
+  const [entry] = Object.values(
+    JSON.parse(reply) as Record<
+      string,
+      {
+        body: string
+        integratedTime: number
+        logID: string
+        logIndex: number
+        verification: { signedEntryTimestamp: string }
+      }
+    >,
+  )
+  if (entry === undefined) throw new Error('a reply without an entry')
+  const { body, integratedTime, logID, logIndex, verification } = entry
+  const [name, spkiDer] = keyOf(keys, Buffer.from(logID, 'hex'))
+  const key = createPublicKey({ key: Buffer.from(spkiDer), format: 'der', type: 'spki' })
+  const signed = Buffer.from(JSON.stringify({ body, integratedTime, logID, logIndex }))
+  if (!verify('sha256', signed, key, Buffer.from(verification.signedEntryTimestamp, 'base64')))
+    throw new Error('a signed entry timestamp that does not verify')
+  return name
+}
+
+function keyOf(keys: Readonly<Record<string, Uint8Array>>, id: Uint8Array): [name: string, spkiDer: Uint8Array] {
+  const found = Object.entries(keys).find(([, spkiDer]) => Buffer.compare(sha256(spkiDer), id) === 0)
+  if (found === undefined) throw new Error('a reply of a log that nobody knows')
+  return found
+}
+
+/** Base64 of a log's id, from its key in base64. */
+export function keyIdOf(spki: string): string {
+  return Buffer.from(sha256(Buffer.from(spki, 'base64'))).toString('base64')
+}
+
+/** What the server is told of a standby log that takes the place of `former`. */
+export function successorOf(dataDir: string, member: StandbyMember, former: string): Record<string, unknown> {
+  if (!('origin' in member)) throw new TypeError(`${member.name} is no log`)
+  const { logs } = parse(readFileSync(join(dataDir, 'chancery.yaml'), 'utf8')) as {
+    logs: { name: string; listen: string; url: string }[]
+  } // as init wrote it
+  const fields = logs.find(({ name }) => name === former)
+  const { name, origin, database } = member
+  const address = 'treeId' in member ? { treeId: member.treeId } : { listen: member.listen, url: member.url }
+  return { ...fields, name, origin, database, key: name, ...address }
+}
+
+/** PEM of a root that nobody has heard of. */
+export function strangeRoot(): string {
+  const subject = ['-subj', '/CN=Another Root/O=Example', '-nodes', '-keyout', '/dev/null']
+  const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-384']
+  return execFileSync('openssl', ['req', '-x509', ...kind, ...subject, '-days', '30'], { stdio: 'pipe' }).toString()
 }
 
 /** DER of a PEM file's certificates. */

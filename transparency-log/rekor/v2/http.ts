@@ -18,16 +18,21 @@ export interface RekorV2Options {
   readonly checks?: EntryChecks
   /** What witnesses have signed, for the checkpoint under `/checkpoint`; replies to uploads never wait for them. */
   readonly cosignatures?: Cosignatures
+  /**
+   * Which log takes what is uploaded here, asked for each upload: this one unless told. The reply is that log's, with its
+   * id and checkpoint. `frozen` is answered as upstream's frozen shards answer.
+   */
+  readonly uploadsTo?: () => Log | 'frozen'
 }
 
 /** The v2 service; tiles and checkpoint stand under `/` and under `/api/v2`. */
 export function rekorV2Section(options: RekorV2Options): Section {
-  const { log, strict = false, checks = sharedEntryChecks(), cosignatures } = options
+  const { log, strict = false, checks = sharedEntryChecks(), cosignatures, uploadsTo = () => log } = options
   const create: Endpoint = {
     method: 'POST',
     path: '/api/v2/log/entries',
     limitBytes: MAX_V2_REQUEST_BYTES,
-    answer: (request) => translated(() => createEntry(request, log, strict, checks)),
+    answer: (request) => translated(() => createEntry(request, uploadsTo, strict, checks)),
   }
   const health: Endpoint = {
     method: 'GET',
@@ -61,13 +66,14 @@ const GRPC = {
 
 async function createEntry(
   request: EndpointRequest,
-  log: Log,
+  uploadsTo: () => Log | 'frozen',
   strict: boolean,
   checks: EntryChecks,
 ): Promise<EndpointAnswer> {
-  const fault = log.fault()
-  if (fault !== undefined) throw new LogError(fault.code, fault.message)
+  writable(uploadsTo())
   const entry = await checks.creation(request.body, { strict })
+  // Looked up again: the log may have got a successor meanwhile, and takes nothing then.
+  const log = writable(uploadsTo())
   const added = await log.add(pendingEntry(entry))
   if (!isFirstReply(added)) {
     return grpcError(
@@ -82,6 +88,14 @@ async function createEntry(
   if (!added.duplicate) (entry.kind === 'dsse' ? newDsseEntries : newHashedRekordEntries).inc()
   const answer = json(201, renderTransparencyLogEntry(log, entry, proven))
   return { ...markedDelivered(log, added.index, answer), log: { logIndex: added.index, kind: entry.kind } }
+}
+
+/** Throws `LogError` for a log that takes no entry. */
+function writable(log: Log | 'frozen'): Log {
+  if (log === 'frozen') throw new LogError('frozen', 'the log is frozen; use the current one')
+  const fault = log.fault()
+  if (fault !== undefined) throw new LogError(fault.code, fault.message)
+  return log
 }
 
 /** `TransparencyLogEntry` of sigstore_rekor.proto, as protojson writes it with unset fields. */

@@ -3,13 +3,14 @@
  * of our TUF mirror. A refusal counts only with its own words.
  */
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import {
   blockFile,
   type Images,
   kyverno,
-  packedRepository,
   policyTester,
+  runCommands,
   type Values,
   valuesOf,
   yamlFile,
@@ -24,6 +25,8 @@ const issuer = endpoints.oidc
 const toldOfUs = freshFolder('told-of-us')
 const images: Record<string, string> = {}
 let values: Values
+/** The folder with what `chancery trust export` wrote. */
+let exports: string
 
 beforeAll(async () => {
   const token = await identityToken(identity)
@@ -47,10 +50,8 @@ beforeAll(async () => {
   ])
   await push('unsigned')
   await moveSignature(images['signed-legacy'] ?? '', await push('signature-of-another'))
-  values = {
-    ...(await valuesOf(endpoints, material, { registry, subject: identity, issuer })),
-    TUF_REPOSITORY: await packedRepository(dataDir),
-  }
+  values = await valuesOf(endpoints, material, { registry, subject: identity, issuer })
+  exports = await runCommands(dataDir, values)
   // What a controller does at its start with --enableTuf, or policy-controller's webhook with --tuf-root.
   await kyverno(blockFile('kyverno-image-validating-policy', values), some('unsigned'), toldOfUs)
 })
@@ -77,6 +78,7 @@ const bundles = {
 }
 
 interface Row {
+  /** A block of the document, or a file of an export. */
   readonly policy: string
   readonly trustRoot?: string
   /** Where trust comes from the program's own TUF folder: that which was told of our mirror. */
@@ -85,43 +87,41 @@ interface Row {
   readonly verdicts: Readonly<Record<string, RegExp | undefined>>
 }
 
+function fileOf(name: string): string {
+  return name.includes('/') ? join(exports, name) : blockFile(name, values)
+}
+
+const imageValidating = { ...legacy, ...bundles, 'foreign-legacy': /leaf certificate verification failed/ }
+const noBundle = /no matching signatures found/
 const kyvernoRows: Row[] = [
-  {
-    policy: 'kyverno-image-validating-policy',
-    verdicts: {
-      ...legacy,
-      ...bundles,
-      'foreign-legacy': /leaf certificate verification failed/,
-    },
-  },
+  { policy: 'kyverno-image-validating-policy', verdicts: imageValidating },
+  { policy: 'for-kyverno/image-validating-policy.yaml', verdicts: imageValidating },
   { policy: 'kyverno-cluster-policy', tufRoot: toldOfUs, verdicts: { ...legacy, 'other-legacy': mismatch } },
-  { policy: 'kyverno-cluster-policy-keys', verdicts: { ...legacy, 'other-legacy': mismatch } },
+  { policy: 'for-kyverno/cluster-policy.yaml', verdicts: { ...legacy, 'other-legacy': mismatch } },
   {
     policy: 'kyverno-cluster-policy-bundle',
     tufRoot: toldOfUs,
-    verdicts: { ...bundles, unsigned: /no matching signatures found/, 'signed-legacy': /no matching signatures found/ },
+    verdicts: { ...bundles, unsigned: noBundle, 'signed-legacy': noBundle },
   },
 ]
 
+const bundlesAlone = { ...bundles, unsigned: /no valid bundles exist/, 'signed-legacy': /no valid bundles exist/ }
 const testerRows: Row[] = [
-  ...['trust-root-remote', 'trust-root-repository', 'trust-root-keys'].map((trustRoot) => ({
-    policy: 'cluster-image-policy',
-    trustRoot,
+  { policy: 'cluster-image-policy', trustRoot: 'trust-root-remote', verdicts: legacy },
+  { policy: 'cluster-image-policy-bundle', tufRoot: toldOfUs, verdicts: bundlesAlone },
+  ...['remote', 'repository', 'keys'].map((form) => ({
+    policy: 'for-policy-controller/cluster-image-policy.yaml',
+    trustRoot: `for-policy-controller/trust-root-${form}.yaml`,
     verdicts: legacy,
   })),
-  {
-    policy: 'cluster-image-policy-bundle',
-    tufRoot: toldOfUs,
-    verdicts: { ...bundles, unsigned: /no valid bundles exist/, 'signed-legacy': /no valid bundles exist/ },
-  },
+  { policy: 'for-policy-controller/cluster-image-policy-bundle.yaml', tufRoot: toldOfUs, verdicts: bundlesAlone },
 ]
 
 describe('Kyverno', () => {
   test.each(kyvernoRows)('$policy lets in what it must, and nothing else', async ({ policy, tufRoot, verdicts }) => {
-    const file = blockFile(policy, values)
-    const said = await kyverno(file, some(...Object.keys(verdicts)), tufRoot ?? freshFolder('no-tuf'))
+    const said = await kyverno(fileOf(policy), some(...Object.keys(verdicts)), tufRoot ?? freshFolder('no-tuf'))
     for (const [name, words] of Object.entries(verdicts)) {
-      expect.soft({ name, ...said[name] }).toMatchObject(expected(name, words))
+      expect.soft({ name, ...said[name] }).toMatchObject(expected(words))
     }
   })
 
@@ -135,41 +135,41 @@ describe('Kyverno', () => {
 
 describe('policy-controller', () => {
   test.each(testerRows)('$policy with $trustRoot lets in what it must, and nothing else', async (row) => {
-    const trustRoot = row.trustRoot === undefined ? {} : { trustRoot: blockFile(row.trustRoot, values) }
+    const trustRoot = row.trustRoot === undefined ? {} : { trustRoot: fileOf(row.trustRoot) }
     const said = await policyTester(
-      { policy: blockFile(row.policy, values), ...trustRoot },
+      { policy: fileOf(row.policy), ...trustRoot },
       some(...Object.keys(row.verdicts)),
       row.tufRoot ?? freshFolder('no-tuf'),
     )
     for (const [name, words] of Object.entries(row.verdicts)) {
-      expect.soft({ name, ...said[name] }).toMatchObject(expected(name, words))
+      expect.soft({ name, ...said[name] }).toMatchObject(expected(words))
     }
   })
 
   test.each([
-    ['trust-root-remote', /unsupported TrustedRoot media type/],
-    ['trust-root-keys', /not enough verified log entries/],
-  ])('bundles under %s are refused still: docs/kubernetes.md says so', async (trustRoot, words) => {
-    const policy = blockFile('cluster-image-policy', values)
-    const text = readFileSync(policy, 'utf8')
-    const bundlePolicy = text.replace(
-      '    - name: ours\n',
-      `    - name: ours
-      signatureFormat: bundle
-      attestations:
-        - name: signature
-          predicateType: https://sigstore.dev/cosign/sign/v1
-`,
+    ['remote', /unsupported TrustedRoot media type/],
+    ['keys', /not enough verified log entries/],
+  ])('bundles under a TrustRoot (%s) are refused still: docs/kubernetes.md says so', async (form, words) => {
+    const written = readFileSync(fileOf('for-policy-controller/cluster-image-policy-bundle.yaml'), 'utf8')
+    const policy = JSON.parse(written) as {
+      spec: { authorities: { keyless: { trustRootRef?: string }; ctlog: { trustRootRef?: string } }[] }
+    }
+    for (const { keyless, ctlog } of policy.spec.authorities) {
+      keyless.trustRootRef = 'chancery'
+      ctlog.trustRootRef = 'chancery'
+    }
+    const said = await policyTester(
+      {
+        policy: yamlFile('under-a-trust-root', JSON.stringify(policy)),
+        trustRoot: fileOf(`for-policy-controller/trust-root-${form}.yaml`),
+      },
+      some('signed-bundle'),
+      freshFolder('no-tuf'),
     )
-    expect(bundlePolicy).not.toBe(text)
-    const files = { policy: yamlFile('bundle', bundlePolicy), trustRoot: blockFile(trustRoot, values) }
-    const said = await policyTester(files, some('signed-bundle'), freshFolder('no-tuf'))
-    expect(said['signed-bundle']).toMatchObject({ admitted: false, words: expect.stringMatching(words) })
+    expect(said['signed-bundle']).toMatchObject(expected(words))
   })
 })
 
-function expected(name: string, words: RegExp | undefined): object {
-  return words === undefined
-    ? { name, admitted: true }
-    : { name, admitted: false, words: expect.stringMatching(words) as unknown }
+function expected(words: RegExp | undefined): object {
+  return words === undefined ? { admitted: true } : { admitted: false, words: expect.stringMatching(words) as unknown }
 }

@@ -2,14 +2,14 @@
  * Admission in Kubernetes without a cluster: the blocks of docs/kubernetes.md with this stack's values in them, and the
  * two programs that judge an image by them: Kyverno's command line and policy-controller's tester.
  */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
 import { initTUF } from '@sigstore/tuf'
-import { client, type Material, system } from './clients.ts'
+import { client, type Material } from './clients.ts'
 import { freshFolder } from './context.ts'
-import { succeeded } from './run.ts'
-import { type Endpoints, projectFolder } from './stack.ts'
+import { run, succeeded } from './run.ts'
+import { type Endpoints, ownEnvironment, projectFolder } from './stack.ts'
 
 const document = readFileSync(join(projectFolder, 'docs', 'kubernetes.md'), 'utf8')
 
@@ -39,7 +39,7 @@ export function yamlFile(name: string, content: string): string {
   return file
 }
 
-/** The values of the blocks, all from the mirror: its active keys and certificates, by their well-known names. */
+/** The values of the blocks, from the addresses and the mirror. */
 export async function valuesOf(
   endpoints: Endpoints,
   material: Pick<Material, 'rootJson'>,
@@ -51,37 +51,28 @@ export async function valuesOf(
     cachePath: freshFolder('mirror'),
     forceInit: true,
   })
-  const target = (name: string): Promise<string> => mirror.getTarget(name)
-  const [root, intermediate] = [await target('fulcio.crt.pem'), await target('fulcio_intermediate_v1.crt.pem')]
-  const [rekorKey, ctKey] = [await target('rekor.pub'), await target('ctfe.pub')]
-  const base64 = (content: string | Buffer): string => Buffer.from(content).toString('base64')
   return {
     REGISTRY: where.registry,
     SUBJECT: where.subject,
     ISSUER: where.issuer,
     CA_URL: endpoints.ca,
-    CT_URL: endpoints.ct,
     REKOR_URL: endpoints.rekorV1,
     TUF_MIRROR: endpoints.tuf,
-    TUF_ROOT: base64(readFileSync(material.rootJson)),
-    ROOT_CERTIFICATE: root,
-    REKOR_KEY: rekorKey,
-    CT_KEY: ctKey,
-    CA_CHAIN_BASE64: base64(intermediate + root),
-    REKOR_KEY_BASE64: base64(rekorKey),
-    CT_KEY_BASE64: base64(ctKey),
+    TUF_ROOT: readFileSync(material.rootJson).toString('base64'),
+    ROOT_CERTIFICATE: await mirror.getTarget('fulcio.crt.pem'),
   }
 }
 
-/** `TUF_REPOSITORY`: what the mirror serves, packed as an air-gapped TrustRoot wants it. */
-export async function packedRepository(dataDir: string): Promise<string> {
-  const folder = freshFolder('packed')
-  const served = join(dataDir, 'trust-root', 'repository')
-  if (readdirSync(served).length === 0) throw new Error(`${served} is empty`)
-  const file = join(folder, 'repository.tar.gz')
-  // The folder's name is part of the format; what is served may be a link to the newest generation.
-  succeeded(await system('tar', ['-czhf', file, '--transform', 's,^[.],repository,', '-C', served, '.']))
-  return readFileSync(file).toString('base64')
+/** Runs the commands of the document on this installation, and returns the folder that they wrote to. */
+export async function runCommands(dataDir: string, values: Values): Promise<string> {
+  const folder = freshFolder('exports')
+  symlinkSync(dataDir, join(folder, 'data'))
+  const commands = [...document.matchAll(/<!-- run -->\n```sh\n(.*?)```/gs)].map(([, block]) => block ?? '')
+  if (commands.length === 0) throw new Error('docs/kubernetes.md has no commands')
+  const script = `set -euo pipefail\nchancery() { '${join(projectFolder, 'scripts', 'chancery')}' "$@"; }\n`
+  const env = ownEnvironment({ SUBJECT: values['SUBJECT'] ?? '', ISSUER: values['ISSUER'] ?? '' })
+  succeeded(await run('bash', ['-c', script + commands.join('')], { cwd: folder, env }))
+  return folder
 }
 
 export interface Verdict {

@@ -1,5 +1,5 @@
 /** What happens to an installation as a whole: its making; later its rotations and backups. */
-export { custodianNames, parseTufQuorum, type TufQuorum } from './custodians.ts'
+export { custodianNames, makeCustodians, parseTufQuorum, signAsCustodians, type TufQuorum } from './custodians.ts'
 export { createInstallation, InstallationError, isInstallation } from './installation.ts'
 export { CHOSEN_KINDS } from './installation-agents.ts'
 export { newTreeId, successorName } from './log-names.ts'
@@ -51,3 +51,4 @@ export {
 export { type CertificateOfKey, certificatesOf, type KeyName, namesOfId } from './key-references.ts'
 export { readRotations, ROTATION_KINDS, type RotationKind, type RotationRecord, type Rotations } from './journal.ts'
 export * from './rotation/index.ts'
+export { changesFor, type Cut, itemNamed, type PlannedCut } from './distrust.ts'

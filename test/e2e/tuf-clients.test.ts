@@ -68,7 +68,7 @@ describe('cosign 3', () => {
         const state = join(scratch, 'trying')
         rmSync(state, { recursive: true, force: true })
         copyState(cacheAfter('cosign', before), state)
-        const said = succeeded(await cosignTrustedRoot(state, mirror.url, made.firstRoot)).stdout
+        const said = succeeded(await cosignTrustedRoot(state, { mirror: mirror.url, root: made.firstRoot })).stdout
         expect(keysOf(JSON.parse(said) as TrustedRoot), `${step.name} from step ${before}`).toEqual(keysOf(published))
         if (before === at - 1) cpSync(state, cacheAfter('cosign', at), { recursive: true })
       }

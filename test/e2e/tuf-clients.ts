@@ -114,10 +114,13 @@ export function copyState(from: string, to: string): string {
 
 /**
  * Refreshes cosign's TUF_ROOT at `state` and returns what it then trusts. `initialize` would forget the cache, so it is
- * only for the first time; later the command that needs nothing but a trusted root.
+ * only for the first time; later the command that needs nothing but a trusted root. `pinned`: with TUF_ROOT_JSON.
  */
-export async function cosignTrustedRoot(state: string, mirror: string, root: string) {
-  const env = { TUF_ROOT: state }
+export async function cosignTrustedRoot(
+  state: string,
+  { mirror, root, pinned = false }: Pick<TufRequest, 'mirror' | 'root' | 'pinned'>,
+) {
+  const env = { TUF_ROOT: state, ...(pinned ? { TUF_ROOT_JSON: root } : {}) }
   if (!existsSync(join(state, 'remote.json'))) {
     const outcome = await client('cosign3', ['initialize', '--mirror', mirror, '--root', root], { env })
     if (outcome.status !== 0) return outcome

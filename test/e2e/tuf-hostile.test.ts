@@ -9,7 +9,15 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { fakeClock } from '../support/faked-clock.ts'
 import { type HostileMirror, openHostileMirror } from './hostile-mirror.ts'
 import { attacks, type ClientState, gaps } from './tuf-attacks.ts'
-import { copyState, openTufClients, type TufClientName, type TufClients, tufClientNames } from './tuf-clients.ts'
+import { refusal as refusalOf, succeeded } from './run.ts'
+import {
+  copyState,
+  cosignTrustedRoot,
+  openTufClients,
+  type TufClientName,
+  type TufClients,
+  tufClientNames,
+} from './tuf-clients.ts'
 import type { Loot } from './tuf-forgery.ts'
 import { refusals } from './tuf-refusals.ts'
 import type { Step } from './tuf-repository.ts'
@@ -96,6 +104,38 @@ describe.each(cases)('$name, before a client that is $client', ({ name: attack, 
 
 function isOf({ attack, state, clients: names }: (typeof gaps)[number], one: Attacked): boolean {
   return attack.test(one.attack) && names.includes(one.name) && (state === undefined || state === one.client)
+}
+
+/** cosign as its users have it; in the usual run before every fourth attack. */
+describe('cosign 3, which has go-tuf v2,', () => {
+  const cosign = async (state: string, pinned = false) =>
+    await cosignTrustedRoot(state, { mirror: mirror.url, root: made.firstRoot, pinned })
+
+  beforeAll(async () => {
+    mirror.serve(loot.last.files)
+    succeeded(await cosign(join(scratch, 'cached', 'cosign')))
+  })
+
+  const own = cases.filter(
+    ({ client }, at) => client === 'pinned' || process.env['CHANCERY_LONG'] === '1' || at % 4 === 0,
+  )
+
+  test.each(own)('with a cache that is $client refuses: $name', async ({ name: attack, client, files, refusal }) => {
+    states += 1
+    const state = join(scratch, 'attacked', String(states))
+    if (client !== 'fresh') copyState(join(scratch, 'cached', 'cosign'), state)
+    mirror.serve(await files(loot))
+    const outcome = await cosign(state, client === 'pinned')
+    const one = { name: 'go-tuf v2', client, attack, state } as const
+    if (gaps.some((gap) => isOf(gap, one))) succeeded(outcome)
+    // Where it has nothing yet it tries go-tuf 0.7 as well.
+    else expect(refusalOf(outcome)).toMatch(inside(refusal[client === 'fresh' ? 'go-tuf 0.7' : 'go-tuf v2']))
+  })
+})
+
+/** cosign says more around the words of its library. */
+function inside({ source }: RegExp): RegExp {
+  return new RegExp(source.replace(/^\^/, '').replace(/\$$/, ''))
 }
 
 test('every gap that is listed was tried', () => {

@@ -88,7 +88,7 @@ export const refusals = {
   },
   otherFile: {
     'go-tuf v2': /^target trusted_root.json: length\/hash verification error: /,
-    'go-tuf 0.7': /^target trusted_root.json: tuf: unexpected file size: trusted_root.json /,
+    'go-tuf 0.7': /tuf: unexpected file size: trusted_root.json /,
     'tuf-js': /^Error: Expected length \d+ but got \d+$/,
     'python-tuf': /^LengthOrHashMismatchError: Observed length \d+ does not match expected length \d+$/,
   },

@@ -239,11 +239,6 @@ export const CATALOGUE = {
   rotation_underway: { exit: EXIT.locked, severity: 'refusal', title: 'Another rotation is under way' },
   rotation_none: { exit: EXIT.usage, severity: 'refusal', title: 'No rotation is under way' },
   rotation_waiting: { exit: EXIT.approval, severity: 'refusal', title: "A rotation waits for clients' caches" },
-  rotation_awaiting_signatures: {
-    exit: EXIT.approval,
-    severity: 'refusal',
-    title: 'A rotation waits for signatures of custodians',
-  },
   rotation_awaiting_certificate: {
     exit: EXIT.approval,
     severity: 'refusal',
@@ -257,6 +252,7 @@ export const CATALOGUE = {
     title: 'A rotation is not proved by an old and a new signature',
   },
   rotation_unreadable: { exit: EXIT.failed, severity: 'refusal', title: 'The journal of rotations cannot be read' },
+  distrust_impossible: { exit: EXIT.policy, severity: 'refusal', title: 'An item cannot be distrusted like this' },
   rotation_stalled: { exit: EXIT.failed, severity: 'ticket', title: 'A rotation stands still' },
   // Status, doctor and alert rules
   server_away: { exit: EXIT.locked, severity: 'page', title: 'No server answers' },

@@ -34,6 +34,7 @@ Tokens and keys:
   key       list, make, destroy, back up and restore keys
   agent     take over the copied state of an agent
   rotate    change a key, step by step, with nothing that clients notice
+  distrust  in an emergency: give up what a key signed
   ceremony  make roots and keys from a plan that a quorum of people approved
   hsm       find out what an HSM and its PKCS#11 module can do
 

@@ -29,6 +29,7 @@ export const COMMANDS: Readonly<Record<string, () => Promise<CommandFile>>> = {
   ceremony: () => import('./ceremony.ts'),
   hsm: () => import('./hsm.ts'),
   rotate: () => import('./rotate.ts'),
+  distrust: () => import('./distrust.ts'),
   dev: () => import('./dev.ts'),
   login: () => import('./login.ts'),
   sign: () => import('./sign.ts'),

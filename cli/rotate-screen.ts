@@ -1,6 +1,7 @@
 /** The screen of `chancery rotate`: what is done, what is next, what it waits for, and the command to type. */
 import type { Pause, RotationRecord, Rotations } from '#lifecycle'
 import { printJson, wrapped } from './agent-options.ts'
+import { pendingScreen } from './trust-options.ts'
 
 /** What each step does, in a few words. */
 const WORDS: Readonly<Record<string, string>> = {
@@ -26,6 +27,8 @@ export interface Shown {
   readonly pause?: Pause
   /** The words after `chancery` that name this installation: `--data ./data`. */
   readonly where: string
+  /** The data folder, as it was given. */
+  readonly data: string
   readonly now: Date
 }
 
@@ -53,7 +56,7 @@ function stateOf({ ended, aborting }: RotationRecord, pause: Pause | undefined):
 
 /** At most 80 columns. */
 export function rotationScreen(shown: Shown): string {
-  const { record, steps, pause, where, now } = shown
+  const { record, steps, pause, where, data, now } = shown
   const { kind, startedAt, startedBy, ended, aborting } = record
   const lines = [`Rotation of ${kind}, begun ${minute(startedAt)} by ${startedBy}`, ...changeOf(record), '']
   for (const name of steps) lines.push(stepLine(shown, name))
@@ -62,7 +65,7 @@ export function rotationScreen(shown: Shown): string {
     return `${lines.join('\n')}\n`
   }
   if (aborting !== undefined) lines.push('', `Is being undone since ${minute(aborting.at)}, by ${aborting.by}`)
-  if (pause !== undefined) lines.push('', ...pauseLines(pause, where, now))
+  if (pause !== undefined) lines.push('', ...pauseLines(pause, data, now))
   lines.push('', 'Next:', `  ${nextCommand(pause, where)}`)
   if (aborting === undefined && !hasSwitched(record)) lines.push(`or, to undo it: chancery rotate abort ${where}`)
   return `${lines.join('\n')}\n`
@@ -102,7 +105,7 @@ function shortenedBy({ facts }: RotationRecord): string {
   return shortened === undefined ? '' : `cut short by ${shortened.by} (until ${shortened.insteadOf.slice(0, 10)})`
 }
 
-function pauseLines(pause: Pause, where: string, now: Date): string[] {
+function pauseLines(pause: Pause, data: string, now: Date): string[] {
   if (pause.state === 'waiting') {
     return [
       "Waits for clients' caches, so that none refuses a good signature:",
@@ -119,17 +122,7 @@ function pauseLines(pause: Pause, where: string, now: Date): string[] {
       'Carry it to the machine with the root token, and sign it in a ceremony.',
     ]
   }
-  return [
-    'Waits for signatures of custodians:',
-    ...pause.pending.roles.flatMap(({ role, version, sha256, have, need, missing }) => [
-      `  ${role} ${version}: awaiting-signatures ${have}/${need}, SHA-256`,
-      `    ${sha256}`,
-      ...missing.map(({ name, holder }) => `    may still sign: ${name}${holder === '' ? '' : ` (${holder})`}`),
-    ]),
-    'What they sign, and how they see what it changes:',
-    `  chancery trust payload ${where}`,
-    `  chancery trust diff ${where}`,
-  ]
+  return pendingScreen(pause.pending, data).trimEnd().split('\n')
 }
 
 function nextCommand(pause: Pause | undefined, where: string): string {

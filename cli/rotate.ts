@@ -230,6 +230,7 @@ async function status(options: RotateOptions): Promise<void> {
     record: current,
     steps: kindOf(current.kind).steps.map(({ name }) => name),
     where,
+    data: options.data,
     now,
     ...(pause === undefined ? {} : { pause }),
   }
@@ -251,7 +252,7 @@ async function standing(
 
 const CODES: Readonly<Record<Pause['state'], Code>> = {
   waiting: 'rotation_waiting',
-  'awaiting-signatures': 'rotation_awaiting_signatures',
+  'awaiting-signatures': 'awaiting_signatures',
   'awaiting-certificate': 'rotation_awaiting_certificate',
 }
 
@@ -264,7 +265,14 @@ async function shown(
   const { record, pause } = options.wait === true ? await waited(options, rotated, resuming) : rotated
   const { kindOf } = await import('#lifecycle')
   const steps = kindOf(record.kind).steps.map(({ name }) => name)
-  const screen = { record, steps, where: whereOf(options), now: new Date(), ...(pause === undefined ? {} : { pause }) }
+  const screen = {
+    record,
+    steps,
+    where: whereOf(options),
+    data: options.data,
+    now: new Date(),
+    ...(pause === undefined ? {} : { pause }),
+  }
   if (options.json === true) printRotation(screen)
   else process.stdout.write(rotationScreen(screen))
   if (pause === undefined) return

@@ -6,20 +6,23 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 
-/** Signatures that this key made at `from` or later are given up. */
+/** Signatures that this key made from `from` on, and up to `until` if that is told, are given up. */
 export interface Distrusted {
   /** Id of the trust item. */
   readonly item: string
   /** SHA-256, hex, of the item's first `der`. */
   readonly key: string
   readonly from: Date
+  readonly until?: Date | undefined
 }
 
+const time = z.iso.datetime().transform((text) => new Date(text))
 const file = z.array(
   z.strictObject({
     item: z.string(),
     key: z.string().regex(/^[0-9a-f]{64}$/),
-    from: z.iso.datetime().transform((text) => new Date(text)),
+    from: time,
+    until: time.optional(),
   }),
 )
 
@@ -30,12 +33,12 @@ export class DistrustedList {
     this.#folder = join(trustRootFolder, 'canaries')
   }
 
-  /** Asked again it changes nothing; an earlier time than before replaces that. */
+  /** Asked again it changes nothing. */
   add(given: Distrusted): Distrusted {
     const before = this.#read()
-    const known = before.find(({ key }) => key === given.key)
-    if (known !== undefined && known.from <= given.from) return known
-    const all = [...before.filter((one) => one !== known), given]
+    const known = before.find(({ key, from, until }) => key === given.key && covers({ from, until }, given))
+    if (known !== undefined) return known
+    const all = [...before, given]
     mkdirSync(this.#folder, { recursive: true, mode: 0o755 })
     const path = join(this.#folder, DISTRUSTED_FILE)
     writeFileSync(`${path}.part`, `${JSON.stringify(all, undefined, 2)}\n`, { flush: true })
@@ -45,7 +48,11 @@ export class DistrustedList {
 
   /** Keys whose signatures of this time are given up. */
   keysAt(time: Date): ReadonlySet<string> {
-    return new Set(this.#read().flatMap(({ key, from }) => (from <= time ? [key] : [])))
+    return new Set(
+      this.#read().flatMap(({ key, from, until }) =>
+        covers({ from, until }, { from: time, until: time }) ? [key] : [],
+      ),
+    )
   }
 
   #read(): readonly Distrusted[] {
@@ -59,6 +66,12 @@ export class DistrustedList {
     }
     return file.parse(JSON.parse(text))
   }
+}
+
+type Span = Pick<Distrusted, 'from' | 'until'>
+
+function covers(one: Span, other: Span): boolean {
+  return one.from <= other.from && (one.until === undefined || (other.until !== undefined && other.until <= one.until))
 }
 
 /** Beside the canaries, whose names are times. */

@@ -6,10 +6,8 @@ import type { Canaries, CanaryReport } from './canary.ts'
 import type { Parts } from './main.ts'
 
 const nothing = z.strictObject({})
-const distrustArgument = z.strictObject({
-  item: z.string(),
-  from: z.iso.datetime().transform((text) => new Date(text)),
-})
+const time = z.iso.datetime().transform((text) => new Date(text))
+const distrustArgument = z.strictObject({ item: z.string(), from: time, until: time.optional() })
 
 /** The verbs by name. */
 export function canaryVerbs(parts: Pick<Parts, 'canaries'>): AdminVerbs {
@@ -23,10 +21,10 @@ export function canaryVerbs(parts: Pick<Parts, 'canaries'>): AdminVerbs {
       nothing.parse(argument)
       return await served().prove()
     },
-    /** Before a publication that gives signatures up: those of an item, made at `from` (RFC 3339) or later. */
+    /** Before a publication that gives signatures up: those of an item, made from `from` (RFC 3339) on, or up to `until`. */
     'canary-distrust': async ({ argument }) => {
-      const { item, from } = distrustArgument.parse(argument)
-      return await served().distrust(item, from)
+      const { item, ...span } = distrustArgument.parse(argument)
+      return await served().distrust(item, span)
     },
   }
 }

@@ -93,12 +93,12 @@ export class Canaries {
     if (typeof made !== 'string') this.#store.keep(made.madeAt, made.identity, made.bundles)
   }
 
-  /** Signatures of this item made at `from` or later are given up: no publication is refused for them any more. */
-  async distrust(id: string, from: Date): Promise<Distrusted> {
+  /** Signatures of this item made in this time are given up: no publication is refused for them any more. */
+  async distrust(id: string, { from, until }: Pick<Distrusted, 'from' | 'until'>): Promise<Distrusted> {
     const { items } = await readInventory(this.#options.folder)
     const item = items.find((one) => one.id === id)
     if (item?.der[0] === undefined) throw new OperatorError('canary_failed', `there is no item ${id} with a key`)
-    return this.#distrusted.add({ item: id, key: digest(item.der[0]), from })
+    return this.#distrusted.add({ item: id, key: digest(item.der[0]), from, ...(until && { until }) })
   }
 
   /** A new one, not yet kept; or why there is none. */
@@ -124,7 +124,9 @@ export class Canaries {
   #demandedOf({ madeAt, bundles }: Canary, { byKey }: Trust): readonly CanaryBundle[] {
     const given = this.#distrusted.keysAt(madeAt)
     return bundles.filter(({ signedBy }) =>
-      Object.values(signedBy).every((key) => byKey.get(key)?.state !== 'revoked' && !given.has(key)),
+      Object.values(signedBy).every(
+        (key) => byKey.get(key)?.every(({ state }) => state === 'revoked') !== true && !given.has(key),
+      ),
     )
   }
 
@@ -133,7 +135,9 @@ export class Canaries {
     const bundles: VerifiedCanary['bundles'][number][] = []
     for (const { log, signedBy, bundle } of this.#demandedOf(canary, trust)) {
       const { identity } = canary
-      const names = Object.entries(signedBy).map(([kind, key]) => trust.byKey.get(key)?.id ?? `a dropped ${kind}`)
+      const names = Object.entries(signedBy).map(
+        ([kind, key]) => nameAt(trust.byKey.get(key), canary.madeAt) ?? `a dropped ${kind}`,
+      )
       try {
         await verifyOurselves(bundle, trust.trustedRoot, identity)
         if (cosign !== undefined) await verifyWithCosign(cosign, { bundle, trustedRoot: trust.trustedRoot, identity })
@@ -159,23 +163,34 @@ interface Trust {
   /** As messages name it. */
   readonly what: string
   readonly trustedRoot: unknown
-  /** Items by the SHA-256, hex, of their first `der`. */
-  readonly byKey: ReadonlyMap<string, TrustItem>
+  /** Items by the SHA-256, hex, of their first `der`; several where a window was cut in two. */
+  readonly byKey: ReadonlyMap<string, readonly TrustItem[]>
 }
 
 function trustOf(what: string, { items }: Inventory, trustedRoot: unknown): Trust {
-  const byKey = new Map(items.flatMap((item) => (item.der[0] === undefined ? [] : [[digest(item.der[0]), item]])))
+  const byKey = Map.groupBy(items, ({ der: [first] }) => (first === undefined ? '' : digest(first)))
   return { what, trustedRoot, byKey }
+}
+
+/** The item whose window a time is in, else any of them. */
+function nameAt(items: readonly TrustItem[] | undefined, time: Date): string | undefined {
+  return (items?.find((item) => isOpen(item, time)) ?? items?.[0])?.id
+}
+
+function isOpen({ state, window: { start, end } }: TrustItem, time: Date): boolean {
+  return state !== 'revoked' && start <= time && (end === undefined || end >= time)
 }
 
 /** Few verifiers look at the window of a Rekor v2 log; an item that leaves out what it signed is wrong for all. */
 function requireWindows(signedBy: CanaryBundle['signedBy'], madeAt: Date, { byKey }: Trust): void {
   for (const [kind, key] of Object.entries(signedBy)) {
-    const item = byKey.get(key)
-    if (item === undefined) throw new Error(`its ${kind} is no item`)
-    const { start, end } = item.window
-    if (start <= madeAt && (end === undefined || end >= madeAt)) continue
-    throw new Error(`the window of ${item.id} leaves it out: ${start.toISOString()} to ${end?.toISOString() ?? 'ever'}`)
+    const items = byKey.get(key)
+    if (items === undefined) throw new Error(`its ${kind} is no item`)
+    if (items.some((item) => isOpen(item, madeAt))) continue
+    const windows = items.map(
+      ({ id, window: { start, end } }) => `${id}: ${start.toISOString()} to ${end?.toISOString() ?? 'ever'}`,
+    )
+    throw new Error(`the window leaves it out (${windows.join('; ')})`)
   }
 }
 

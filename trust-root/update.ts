@@ -1,3 +1,4 @@
+import { OperatorError } from '#alarms'
 import { formatInventory, type Inventory, readInventory, writeInventory } from './items.ts'
 import { lintRelease, refuseFindings } from './linter.ts'
 import type { PublishOptions } from './options.ts'
@@ -10,8 +11,8 @@ import { readRepository } from './repository.ts'
 import { formatRoles, type Roles, writeRoles } from './roles.ts'
 
 /**
- * Replaces items.json and publishes it. If the linter refuses, or if another publication waits, items.json stays as it
- * was. A change that is in what waits already goes on with that; one that clients see already does nothing.
+ * Replaces items.json and publishes it. If the linter or the canary refuses, or if another publication waits, items.json
+ * stays as it was. A change that is in what waits already goes on with that; one that clients see already does nothing.
  */
 export async function updateInventory(
   options: PublishOptions,
@@ -31,12 +32,17 @@ export async function updateInventory(
   const before = await publishedInventory(folder)
   const previous = before ? { previous: renderRelease(before) } : {}
   refuseFindings(lintRelease(renderRelease(inventory), { now, ...previous }))
+  const former = await readInventory(folder)
   await writeInventory(folder, inventory)
   const known = await publishedRoles(folder)
   const isSeen =
     before !== undefined && formatInventory(before) === formatInventory(inventory) && isSameRoles(known, roles)
   if (published !== undefined && isSeen) return { state: 'published', versions: versionsOf(published) }
-  return await publish(options)
+  return await publish(options).catch(async (error: unknown) => {
+    // As with the linter: what was refused is not what the next change builds on.
+    if (error instanceof OperatorError && error.code === 'canary_failed') await writeInventory(folder, former)
+    throw error
+  })
 }
 
 /** Replaces roles.json and publishes what follows from it; what is published already, or waits, is not made again. */

@@ -8,7 +8,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test } from 'vitest'
 import { listen, type Listener } from '#http'
 import { initTrustRoot, servedFolder, type TrustRoot, trustRootSection } from '#trust-root'
 import { trustRootFindings } from '../../server/age-alarms.ts'
@@ -149,35 +149,39 @@ async function meet(day: number): Promise<void> {
   }
 }
 
-describe('400 days with the custodians absent for 60', () => {
-  test('no client is ever refused', async () => {
-    const began = performance.now()
-    for (const hour of hours) {
-      const day = hour / 24
-      goTo(day)
-      // Before the server looks, when everything is as old as it gets.
-      for (const one of visitsAt(day)) await visit(one)
-      if (isDown(day)) continue
-      await tick()
-      if (!Number.isInteger(day)) continue
-      await look(day)
-      if (MEETINGS.includes(day)) await meet(day)
-      if (await trustRoot.pending()) counts.daysWaiting += 1
-    }
-    const seconds = Math.round((performance.now() - began) / 1000)
-    console.log(
-      `400 days in ${seconds} s: ${JSON.stringify({ ...counts, leastHours, alarms: Object.fromEntries(alarms) })}`,
-    )
-    expect(counts.visits).toBeGreaterThan(LONG ? 1900 : 60)
-    expect(counts.resigned).toBeGreaterThan(300)
-    // One waited for its second signature while the custodians were away, under a timestamp that went on.
-    expect(counts).toMatchObject({ ceremonies: 3, signatures: 6 })
-    expect(counts.daysWaiting).toBeGreaterThan(50)
-    expect(leastHours['root']).toBeLessThan(31 * 24)
-    expect(Object.fromEntries(alarms)).toEqual({
-      'trust_root_ending root': 365 - 60,
-      'trust_root_ending_soon root': 365 - 30,
-    })
+/** Lets 400 days go by. */
+async function goBy(): Promise<void> {
+  for (const hour of hours) {
+    const day = hour / 24
+    goTo(day)
+    // Before the server looks, when everything is as old as it gets.
+    for (const one of visitsAt(day)) await visit(one)
+    if (isDown(day)) continue
+    await tick()
+    if (!Number.isInteger(day)) continue
+    await look(day)
+    if (MEETINGS.includes(day)) await meet(day)
+    if (await trustRoot.pending()) counts.daysWaiting += 1
+  }
+}
+
+const LIMIT_MS = LONG ? 3_600_000 : 600_000
+
+test('in 400 days with the custodians absent for 60 no client is ever refused', { timeout: LIMIT_MS }, async () => {
+  const began = performance.now()
+  await goBy()
+  const seconds = Math.round((performance.now() - began) / 1000)
+  const seen = { ...counts, leastHours, alarms: Object.fromEntries(alarms) }
+  console.log(`400 days in ${seconds} s: ${JSON.stringify(seen)}`)
+  expect(counts.visits).toBeGreaterThan(LONG ? 1900 : 60)
+  expect(counts.resigned).toBeGreaterThan(300)
+  // One waited for its second signature while the custodians were away, under a timestamp that went on.
+  expect(counts).toMatchObject({ ceremonies: 3, signatures: 6 })
+  expect(counts.daysWaiting).toBeGreaterThan(50)
+  expect(leastHours['root']).toBeLessThan(31 * 24)
+  expect(Object.fromEntries(alarms)).toEqual({
+    'trust_root_ending root': 365 - 60,
+    'trust_root_ending_soon root': 365 - 30,
   })
 })
 

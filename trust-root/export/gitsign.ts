@@ -1,18 +1,21 @@
-/** gitsign reads PEM files and addresses from its environment, and knows nothing of trusted_root.json. */
+/** gitsign reads PEM files and addresses from its environment, and trusted_root.json from a mirror alone. */
 import type { ClientExport, ExportRequest } from './clients.ts'
 import type { TrustMaterial } from './material.ts'
 import { filesOf, shellWord, textFile } from './text.ts'
 
 /**
- * Files, and `gitsign.env` that names them. gitsign takes one key of each log: those that sign now. Commits signed under
- * former keys verify with `GITSIGN_*` set to the files of those, which are there too.
+ * Files, and `gitsign.env` that names them. Rekor keys come from the mirror; of the CT log gitsign takes one key, the
+ * one that signs now. Commits whose certificates are of a former one verify with the variable set to its file, which is
+ * there too.
+ *
+ * No timestamp authority: gitsign 0.16 wants a timestamp to be later than the start of the certificate by more than the
+ * second of its stated accuracy, and here both are made within one second. The log entry tells the time.
  */
-export function forGitsign({ material, at, identity, issuer }: ExportRequest): ClientExport {
-  const { signingConfig, legacy } = material
+export function forGitsign({ material, at, mirror, identity, issuer }: ExportRequest): ClientExport {
+  const { signingConfig, legacy, firstRoot } = material
   const pems = (usage: string) => legacy.filter(({ custom }) => custom.sigstore.usage === usage)
   const [rekor, ...formerRekor] = pems('Rekor')
   const [ct, ...formerCt] = pems('CTFE')
-  const tsa = pems('TSA')
   const file = (name: string) => shellWord(`${at}/${name}`)
   const variables = {
     GITSIGN_FULCIO_URL: signingConfig.caUrls[0]?.url,
@@ -22,9 +25,10 @@ export function forGitsign({ material, at, identity, issuer }: ExportRequest): C
     GITSIGN_OIDC_CLIENT_ID: 'sigstore',
     SIGSTORE_REKOR_PUBLIC_KEY: rekor && `${at}/rekor.pub`,
     SIGSTORE_CT_LOG_PUBLIC_KEY_FILE: `${at}/ctfe.pub`,
-    // Its verifier checks a timestamp with the certificates of the timestamp authority only, so both or none.
-    GITSIGN_TIMESTAMP_SERVER_URL: tsa.length === 0 ? undefined : signingConfig.tsaUrls[0]?.url,
-    GITSIGN_TIMESTAMP_CERT_CHAIN: tsa.length === 0 ? undefined : `${at}/tsa.pem`,
+    // With these it verifies log entries by the trusted root of the mirror, which it asks each time.
+    TUF_MIRROR: mirror,
+    TUF_ROOT_JSON: mirror && `${at}/root.json`,
+    TUF_ROOT: mirror && `${at}/tuf`,
     // Commits carry their log entries, and verify without asking the log.
     GITSIGN_REKOR_MODE: 'offline',
   }
@@ -36,8 +40,8 @@ export function forGitsign({ material, at, identity, issuer }: ExportRequest): C
       ['fulcio.pem', joined(pems('Fulcio'))],
       ['rekor.pub', rekor && Buffer.from(rekor.pem)],
       ['ctfe.pub', ct && Buffer.from(ct.pem)],
-      ['tsa.pem', tsa.length === 0 ? undefined : joined(tsa)],
       ...[...formerRekor, ...formerCt].map(({ name, pem }) => [name, Buffer.from(pem)] as const),
+      ['root.json', firstRoot],
       ['gitsign.env', textFile(environment)],
     ]),
     lines: [

@@ -172,7 +172,7 @@ export function chanceryYaml(choices: InstallationChoices): string {
     account: { key: 'account' },
     developmentIssuer: { listen: listen(ports.oidc), url: url.oidc },
   }
-  return `# Written once by \`chancery init\`; yours from now on. Every field is told in server/config.ts.\n${stringify(document, { lineWidth: 120 })}`
+  return `# Written once by \`chancery init\`; yours from now on. Every field is told in server/config.ts.\n${stringify(document, { lineWidth: 120, aliasDuplicateObjects: false })}`
 }
 
 /** `ca/issuers.yaml`, in the format of Fulcio's own configuration. */

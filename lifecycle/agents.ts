@@ -43,6 +43,7 @@ const place = z.object({ uri: z.string(), token: z.string() })
 const agentFile = z.object({
   modulePath: z.string(),
   tokens: z.record(z.string(), z.object({ uri: z.string(), pinFile: z.string(), softhsmConf: z.string().optional() })),
+  moduleEnvironment: z.object({ SOFTHSM2_CONF: z.string().optional() }).default({}),
   keys: z.record(z.string(), z.union([z.object({ uris: z.array(place) }), place])).default({}),
   sockets: z.object({ admin: z.string().optional() }).default({}),
   adminWhenSpawned: z.boolean().default(false),
@@ -76,7 +77,7 @@ export function readAgentFile({ dataDir, agent }: AgentReach): AgentFile {
   return {
     path,
     modulePath: at(document.modulePath),
-    softhsmConf: conf === undefined ? undefined : at(conf),
+    softhsmConf: conf === undefined ? document.moduleEnvironment.SOFTHSM2_CONF : at(conf),
     softhsmConfText: conf,
     tokens: Object.fromEntries(
       Object.entries(document.tokens).map(([name, { uri, pinFile }]) => [name, { uri, pinFile: at(pinFile) }]),

@@ -63,6 +63,7 @@ async function distrust(id: string, options: DistrustOptions): Promise<void> {
   const settled = await settlement(installation)
   const changes = [...settled, ...cuts]
   const isReplaced = settled.some((change) => change.op === 'set' && change.id === id)
+  const stillSigns = item.state === 'active' && !isReplaced && until === undefined
   const affected = (await installation.ask('distrust-affected', {
     item: id,
     ...(cut.from === undefined ? {} : { from: cut.from.toISOString() }),
@@ -70,10 +71,10 @@ async function distrust(id: string, options: DistrustOptions): Promise<void> {
   })) as Affected // our own server answers
   if (options.dryRun === true) {
     if (options.json === true) return printJson({ done: false, affected, changes })
-    process.stdout.write(`${planScreen(item, words, affected, isReplaced)}Nothing was done.\n`)
+    process.stdout.write(`${planScreen(item, words, affected, stillSigns)}Nothing was done.\n`)
     return
   }
-  if (options.json !== true) process.stdout.write(planScreen(item, words, affected, isReplaced))
+  if (options.json !== true) process.stdout.write(planScreen(item, words, affected, stillSigns))
   await typed(id, options.yes)
   await installation.ask('canary-distrust', {
     item: id,
@@ -103,20 +104,30 @@ function times({ from, until, entirely }: DistrustOptions): { from?: Date; until
   }
 }
 
+/** As `chancery rotate` calls them. */
+const ROTATED: Readonly<Record<TrustItem['kind'], string>> = {
+  'certificate-authority': 'issuing-ca',
+  'timestamp-authority': 'tsa',
+  'ct-log': 'ct-log',
+  'rekor-v1': 'rekor-v1',
+  'rekor-v2': 'rekor-v2',
+  'oidc-issuer': 'KIND',
+}
+
 function planScreen(
-  { id, state }: TrustItem,
+  { id, kind }: TrustItem,
   words: string,
   { counts, unknown }: Affected,
-  isReplaced: boolean,
+  stillSigns: boolean,
 ): string {
   const lines = [
     words,
     ...counts.map(({ what, count }) => `  ${String(count).padStart(8)} ${what} are given up`),
     ...(unknown === '' ? [] : [`  not counted: ${unknown}`]),
-    ...(state === 'active' && !isReplaced
+    ...(stillSigns
       ? [
           `${id} signs now: what it signs from now on is refused as well. Replace it first:`,
-          '  chancery rotate KIND --emergency',
+          `  chancery rotate ${ROTATED[kind]} --emergency`,
         ]
       : []),
   ]

@@ -112,18 +112,32 @@ async function timestamps(parts: Parts, item: TrustItem, span: Span) {
   return { counts: [{ what: 'timestamps', count }] }
 }
 
+/** Of the journal, in which rotations and emergencies tell the same in other words. */
+const rotatedKey = z.object({
+  former: z
+    .object({ item: z.string(), name: z.string(), keys: z.array(z.object({ name: z.string() })) })
+    .partial()
+    .optional(),
+  item: z.string().optional(),
+  member: z.object({ name: z.string() }).optional(),
+  keys: z
+    .object({ signer: z.object({ name: z.string() }) })
+    .partial()
+    .optional(),
+})
+
 async function keyNames({ loaded, agent }: Parts, { id, der }: TrustItem): Promise<string[]> {
   const [leaf] = der
   if (leaf === undefined) return []
   const { spkiDer } = parseCertificate(leaf).publicKey
   const { current, history } = readRotations(loaded.dataDir)
   const rotated = [...history, ...(current === undefined ? [] : [current])].flatMap(({ facts }) => {
-    const { former, item, keys } = facts as {
-      former?: { item?: string; keys: { name: string }[] }
-      item?: string
-      keys?: { signer?: { name: string } }
-    } // of the journal
-    const names = [former?.item === id ? former.keys[0]?.name : undefined, item === id ? keys?.signer?.name : undefined]
+    const { former, item, keys, member } = rotatedKey.parse(facts)
+    const names = [
+      ...(former?.item === id ? [former.keys?.[0]?.name, former.name] : []),
+      ...(item === id ? [keys?.signer?.name] : []),
+      ...(member?.name === id ? [id] : []),
+    ]
     return names.flatMap((name) => name ?? [])
   })
   const configured = loaded.config.timestamp?.key

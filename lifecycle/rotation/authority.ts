@@ -40,7 +40,8 @@ export async function planAuthority(
   return {
     destroyOldKey: wishes.destroyOldKey ?? false,
     former: { keys: [{ name: key, side: 'services' }], item: item.id },
-    item: await nextFreeName(installation, item.id),
+    // Of a window that was cut in two, too.
+    item: await nextFreeName(installation, item.id.replace(/-after-\d+$/, '')),
     start: startingNow(now),
     keys: { signer },
     certificate: {

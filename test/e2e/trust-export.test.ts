@@ -27,7 +27,7 @@ async function inBash(
 ): Promise<Outcome> {
   const home = freshFolder('home')
   mkdirSync(join(home, 'tmp'))
-  const [program = 'bash', ...rest] = [...under, 'bash', '--norc', '-euo', 'pipefail', '-c', lines]
+  const [program, ...rest] = [...under, 'bash', '--norc', '-euo', 'pipefail', '-c', lines]
   return await run(program, rest, {
     cwd,
     env: {

@@ -103,8 +103,8 @@ A new key, a new origin, a new database; the former log stays readable under
 its own key. Rekor v1 goes on at the same address and counts its entries on.
 Clients verify with the new key once they have fetched the trust root: with
 --publish-only first, and the switch a few days later, no client is surprised.
-Interrupted, the same command goes on. After CT the server is to be restarted,
-and issues nothing until then.
+Interrupted, the same command goes on. The server goes over while it serves;
+uploads to a former Rekor v2 address are passed on for a week.
 
 Examples:
   chancery log succeed rekor-v1 --publish-only
@@ -116,7 +116,7 @@ Examples:
 
 async function succeedLog(name: string, options: SucceedCommandOptions): Promise<void> {
   const loaded = await loadedOf(options)
-  const { succeed, successorName } = await import('#lifecycle')
+  const { nextName, succeed } = await import('#lifecycle')
   const log = loaded.config.logs.find((found) => found.name === name)
   if (log === undefined) throw new OperatorError('no_such_log', `there is no log ${name}; see: chancery log ls`)
   const heir = loaded.config.logs.find(({ succeeds }) => succeeds === name)
@@ -124,7 +124,7 @@ async function succeedLog(name: string, options: SucceedCommandOptions): Promise
   if (heir !== undefined && !existsSync(journal)) {
     throw new OperatorError('log_frozen', `log ${name} has a successor already: ${heir.name}`)
   }
-  const plan = `log ${name} (${log.origin}) ends, and ${successorName(name)} takes its place`
+  const plan = `log ${name} (${log.origin}) ends, and ${nextName(loaded.dataDir, name)} takes its place`
   if (options.dryRun === true) {
     process.stdout.write(`${plan}. Nothing was changed\n`)
     return
@@ -152,7 +152,6 @@ async function succeedLog(name: string, options: SucceedCommandOptions): Promise
       : [
           `log ${name} has ended at ${former.size} entries${former.frozen ? '' : ' (without a last head: it was read-only before)'}`,
           `log ${successor} takes entries: ${origin}, ${url}`,
-          ...(former.restartNeeded ? ['restart the server now: it serves the successor only then'] : []),
         ]
   process.stdout.write(`${lines.join('\n')}\n`)
 }

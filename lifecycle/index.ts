@@ -21,6 +21,7 @@ export {
 export { settlement } from './standby-settle.ts'
 export {
   ITEM_KINDS,
+  nextName,
   readStandbyPlan,
   STANDBY_FILE,
   STANDBY_KINDS,

@@ -63,7 +63,7 @@ export interface Succeeded {
   readonly origin: string
   readonly url: string
   /** Missing while only its key is published. */
-  readonly former?: { readonly size: number; readonly frozen: boolean; readonly restartNeeded: boolean }
+  readonly former?: { readonly size: number; readonly frozen: boolean }
 }
 
 const madeKey = z.object({ uri: z.string(), token: z.string(), spki: z.string(), kind: z.string() })
@@ -114,7 +114,7 @@ export async function succeed(options: SucceedOptions): Promise<Succeeded> {
   if (publishOnly) return { successor, origin, url }
   onStep('switch')
   const former = z
-    .object({ size: z.int(), frozen: z.boolean(), restartNeeded: z.boolean() })
+    .object({ size: z.int(), frozen: z.boolean() })
     .parse(await ask('log-switch', { name: log.name, successor: successorConfig(log, state), publish: true }))
   if (log.kind === 'ct')
     await withAdminAgent(agent, async (admin) => await repointCertificates(agent, log, state, admin))

@@ -52,8 +52,6 @@ export interface Switched {
   readonly size: number
   /** Whether its last head was signed as such; not where it had been read-only before. */
   readonly frozen: boolean
-  /** Never: what clients and commands of before ask for. */
-  readonly restartNeeded: false
 }
 
 type OpenLog = Parts['logs'][number]
@@ -82,7 +80,7 @@ export async function logSwitchVerb(succession: Succession, { argument }: AdminR
     await parts.trustRoot?.update((inventory) => promoted(inventory, origin, next.origin))
   }
   succession.changed()
-  return { size: former.log.head().size, frozen, restartNeeded: false }
+  return { size: former.log.head().size, frozen }
 }
 
 /** Rekor v1: who wants to write waits while the former tree gets its last head, since the indexes run on from there. */

@@ -172,7 +172,7 @@ export function isSucceeded({ installation, facts }: Pick<Rotation, 'installatio
   return installation.logs.some(({ name }) => name === known(facts.shard, 'shard').name)
 }
 
-const switched = z.object({ size: z.int(), restartNeeded: z.boolean() })
+const switched = z.object({ size: z.int(), restartNeeded: z.boolean().default(false) })
 
 /** Asks the server to end the former shard and to put the next in its place. */
 export const shardSwitchStep: Step = {

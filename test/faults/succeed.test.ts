@@ -66,7 +66,7 @@ describe('Rekor v1', () => {
     succeeded(await info())
 
     expect((await log('succeed', 'rekor-v1')).status).toBe(EXIT.approval)
-    expect(succeeded(await log('succeed', 'rekor-v1', '--dry-run')).stdout).toContain('rekor-v1-2 takes its place')
+    expect(succeeded(await log('succeed', 'rekor-v1', '--dry-run')).stdout).toContain('rekor-v1-3 takes its place')
     const origin = originOf('rekor-v1')
     const running = new AbortController()
     const statuses: number[] = []
@@ -79,7 +79,7 @@ describe('Rekor v1', () => {
     await delay(300)
     running.abort()
     await load
-    expect(said.stdout).toMatch(/^log rekor-v1 has ended at \d+ entries\nlog rekor-v1-2 takes entries/)
+    expect(said.stdout).toMatch(/^log rekor-v1 has ended at \d+ entries\nlog rekor-v1-3 takes entries/)
     expect(new Set(statuses)).toEqual(new Set([201]))
 
     const { inactiveShards, treeID, treeSize } = (await getJson(`${stack.endpoints.rekorV1}/api/v1/log`)) as {
@@ -88,9 +88,13 @@ describe('Rekor v1', () => {
       treeSize: number
     }
     expect(inactiveShards.map((shard) => origin.endsWith(shard.treeID))).toEqual([true])
-    expect(originOf('rekor-v1-2').endsWith(` - ${treeID}`)).toBe(true)
-    expect([(inactiveShards[0]?.treeSize ?? 0) + treeSize, treeSize > 0]).toEqual([sent.length, true])
-    expect(sent.map(({ entry }) => entry.logIndex).toSorted((a, b) => a - b)).toEqual(sent.map((_, at) => at))
+    expect(originOf('rekor-v1-3').endsWith(` - ${treeID}`)).toBe(true)
+    // The server's own signatures of its publications are among them.
+    const total = (inactiveShards[0]?.treeSize ?? 0) + treeSize
+    expect(treeSize).toBeGreaterThan(0)
+    expect(total).toBeGreaterThanOrEqual(sent.length)
+    expect(new Set(sent.map(({ entry }) => entry.logIndex)).size).toBe(sent.length)
+    expect(Math.max(...sent.map(({ entry }) => entry.logIndex))).toBeLessThan(total)
     succeeded(await info())
     await everythingIsThere()
   })
@@ -101,7 +105,7 @@ describe('Rekor v1', () => {
     expect(await add()).toBe(201)
     await everythingIsThere()
     const reports = JSON.parse(
-      succeeded(await log('fsck', 'rekor-v1', 'rekor-v1-2', '--signatures', 'all', '--json')).stdout,
+      succeeded(await log('fsck', 'rekor-v1', 'rekor-v1-3', '--signatures', 'all', '--json')).stdout,
     )
     expect(reports).toMatchObject([{ damaged: 0 }, { damaged: 0 }])
     const states = JSON.parse(succeeded(await log('ls', '--json')).stdout) as { name: string; state: string }[]
@@ -114,22 +118,23 @@ describe('Rekor v1', () => {
   })
 
   test('a log that lost entries has a successor that gives none of their indexes out again', async () => {
-    const database = join(dataDir, 'logs/rekor-v1-2.db')
+    const database = join(dataDir, 'logs/rekor-v1-3.db')
     await stack.stop()
     cpSync(database, join(scratch, 'older.db'))
     stack = await serve(dataDir)
     expect([await add(), await add()]).toEqual([201, 201])
     await stack.stop()
     cpSync(join(scratch, 'older.db'), database)
-    sent.splice(-2)
+    const lost = sent.splice(-2).map(({ entry }) => entry.logIndex)
     stack = await serve(dataDir)
     expect(await add()).toBe(503)
-    const said = succeeded(await log('succeed', 'rekor-v1-2', '--confirm', originOf('rekor-v1-2')))
+    const said = succeeded(await log('succeed', 'rekor-v1-3', '--confirm', originOf('rekor-v1-3')))
     expect(said.stdout).toContain('without a last head')
     expect([await add(), await add()]).toEqual([201, 201])
-    expect(sent.slice(-2).map(({ entry }) => entry.logIndex)).toEqual([sent.length, sent.length + 1])
+    for (const { entry } of sent.slice(-2)) expect(entry.logIndex).toBeGreaterThan(Math.max(...lost))
     await everythingIsThere()
-    expect((await fetch(`${stack.endpoints.rekorV1}/api/v1/log/entries?logIndex=${sent.length - 2}`)).status).toBe(404)
+    for (const index of lost)
+      expect((await fetch(`${stack.endpoints.rekorV1}/api/v1/log/entries?logIndex=${index}`)).status).toBe(404)
     expect(succeeded(await log('fsck', '--all')).stdout).not.toMatch(/FAULTS/)
     await delay(700)
     const alarms = readFileSync(join(dataDir, 'serve.log'), 'utf8').split('\n')
@@ -163,21 +168,28 @@ describe('Rekor v1', () => {
 })
 
 describe('Rekor v2', () => {
-  test('is published first, then switched; the former log is frozen at its address', async () => {
+  test('is published first, then switched; the former log is frozen, and its address passes uploads on', async () => {
     const former = stack.endpoints.rekorV2
     const add = async (url: string) =>
       await postTo(`${url}/api/v2/log/entries`, requestOf('v2', `${Math.random()}`).sent)
+    const passedOn = async () => {
+      const reply = await add(former)
+      expect(reply.status).toBe(201)
+      const { inclusionProof } = (await reply.json()) as { inclusionProof: { checkpoint: { envelope: string } } }
+      expect(inclusionProof.checkpoint.envelope.split('\n')[0]).toBe('rekor-v2-3.chancery.internal')
+    }
     expect((await add(former)).status).toBe(201)
     const published = succeeded(await log('succeed', 'rekor-v2', '--publish-only'))
-    expect(published.stdout).toContain('the key of rekor-v2-2 (rekor-v2-2.chancery.internal) is published')
+    expect(published.stdout).toContain('the key of rekor-v2-3 (rekor-v2-3.chancery.internal) is published')
     expect((await add(former)).status).toBe(201)
-    expect(hostsOfTlogs()).toContain('http://rekor-v2-2.chancery.internal')
+    expect(hostsOfTlogs()).toContain('http://rekor-v2-3.chancery.internal')
     succeeded(await log('succeed', 'rekor-v2', '--confirm', originOf('rekor-v2')))
     const { rekorV2 } = JSON.parse(readFileSync(join(dataDir, 'run/endpoints.json'), 'utf8')) as { rekorV2: string }
     expect(rekorV2).not.toBe(former)
-    expect([(await add(former)).status, (await add(rekorV2)).status]).toEqual([405, 201])
+    expect((await add(rekorV2)).status).toBe(201)
+    await passedOn()
     expect(await (await fetch(`${former}/checkpoint`)).text()).toContain('Log frozen')
-    expect((await (await fetch(`${rekorV2}/checkpoint`)).text()).split('\n')[0]).toBe('rekor-v2-2.chancery.internal')
+    expect((await (await fetch(`${rekorV2}/checkpoint`)).text()).split('\n')[0]).toBe('rekor-v2-3.chancery.internal')
     const served = join(dataDir, 'trust-root/repository')
     const config = JSON.parse(readFileSync(join(served, 'signing_config_rekor_v2.v0.2.json'), 'utf8')) as {
       rekorTlogUrls: { url: string }[]
@@ -185,7 +197,8 @@ describe('Rekor v2', () => {
     expect(config.rekorTlogUrls.map(({ url }) => url)).toEqual([rekorV2])
     await stack.stop()
     stack = await serve(dataDir)
-    expect([(await add(former)).status, (await add(rekorV2)).status]).toEqual([405, 201])
+    expect((await add(rekorV2)).status).toBe(201)
+    await passedOn()
   })
 
   const STEPS = ['plan', 'key', 'witness-key', 'agent', 'publish', 'switch'] as const
@@ -217,21 +230,20 @@ describe('Rekor v2', () => {
 })
 
 describe('CT', () => {
-  test('has a successor after a restart, and certificates carry its promise', async () => {
+  test('has a successor without a restart, and certificates carry its promise', async () => {
     const token = succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])).stdout.trim()
     const issue = async (): Promise<number> => {
       const { sent } = certificateRequest({ token, email: EMAIL })
       return (await postTo(`${stack.endpoints.ca}/api/v2/signingCert`, sent)).status
     }
     expect(await issue()).toBe(200)
-    const said = succeeded(await log('succeed', 'ct', '--confirm', originOf('ct')))
-    expect(said.stdout).toContain('restart the server now')
+    succeeded(await log('succeed', 'ct', '--confirm', originOf('ct')))
+    expect(await issue()).toBe(200)
+    expect(JSON.parse(succeeded(await log('show', 'ct-3', '--json')).stdout)).toMatchObject({ state: 'active' })
+    expect(JSON.parse(succeeded(await log('show', 'ct', '--json')).stdout)).toMatchObject({ state: 'frozen' })
     await stack.stop()
     stack = await serve(dataDir)
     expect(await issue()).toBe(200)
-    const ct = JSON.parse(succeeded(await log('show', 'ct-2', '--json')).stdout) as { size: number; state: string }
-    expect(ct).toMatchObject({ size: 1, state: 'active' })
-    expect(JSON.parse(succeeded(await log('show', 'ct', '--json')).stdout)).toMatchObject({ size: 1, state: 'frozen' })
   })
 })
 

@@ -88,7 +88,7 @@ test.each([
   expect(await codeOf(ask('log-switch', { name: former, successor }))).toBe('switch_refused')
   await addToAgent(dataDir, member, former)
   const asked = { name: former, successor }
-  expect(await ask('log-switch', asked)).toMatchObject({ frozen: true, restartNeeded: false })
+  expect(await ask('log-switch', asked)).toMatchObject({ frozen: true })
   expect(await ask('log-switch', asked)).toMatchObject({ frozen: true })
   await clients.more(10)
 })

@@ -41,7 +41,7 @@ export function templateText(template: Template, choices: TemplateChoices): stri
 #
 # What operators approve is the SHA-256 of this file's bytes, comments and all (sha256sum). Read it, change it, and look at
 # what it comes to:  chancery ceremony plan FILE
-ceremony: ${choices.ceremony}
+ceremony: ${quoted(choices.ceremony)}
 # Nothing is done under this plan afterwards.
 expires: ${choices.expires.toISOString().replace(/\.\d+Z$/, 'Z')}
 
@@ -158,7 +158,8 @@ const BODIES: Readonly<Record<Template, (choices: TemplateChoices) => Body>> = {
         '- what: certificate',
         `  key: ${key}`,
         `  profile: ${profile}`,
-        `  spkiSha256: ${spkiSha256}`,
+        // Unquoted, one of digits and an e would be a number.
+        `  spkiSha256: ${quoted(spkiSha256)}`,
         `  organization: ${quoted(choices.organization)}`,
         `  commonName: ${quoted(commonName)}`,
         '  years: 5',
@@ -223,7 +224,7 @@ function authorityPieces(
 }
 
 function existingRoot({ rootSha256 }: TemplateChoices): string {
-  return `{ key: root-ca, token: root, certificateSha256: ${rootSha256 ?? 'SHA-256-OF-ITS-DER'} }`
+  return `{ key: root-ca, token: root, certificateSha256: ${quoted(rootSha256 ?? 'SHA-256-OF-ITS-DER')} }`
 }
 
 function operatorLines(operators: readonly Person[]): string {

@@ -139,6 +139,7 @@ function machineLines(status: Status, now: Date): string[] {
   return [
     ...(anchored.length === 0 ? [] : folded(`anchors  ${anchored.join(', ')}`, 0, 9)),
     ...folded(`expires  ${ends.join(', ')}`, 0, 9),
+    ...pendingLines(status),
     ...standbyLines(status),
     `queue    agent ${agent.queue.underWay} of ${agent.queue.most}`,
     ...disk.flatMap(({ path, state, freeBytes, totalBytes }) =>
@@ -155,6 +156,13 @@ function machineLines(status: Status, now: Date): string[] {
       9,
     ),
   ]
+}
+
+/** A publication that custodians must sign. */
+function pendingLines({ trustRoot }: Status): string[] {
+  if (trustRoot?.pending === undefined) return []
+  const roles = trustRoot.pending.roles.map(({ role, version, have, need }) => `${role} ${version} ${have}/${need}`)
+  return folded(`trust    AWAITS SIGNATURES ${roles.join(', ')}: chancery trust pending`, 0, 9)
 }
 
 /** What stands by for an emergency: by name, or what is the matter in capitals. */

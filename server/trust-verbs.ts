@@ -18,7 +18,7 @@ export function trustVerbs(parts: Pick<Parts, 'trustRoot'>): AdminVerbs {
     'trust-status': async () => {
       const trustRoot = served()
       const { changes, pending } = await trustRoot.diff()
-      return { ...(await trustRoot.status()), pending, unpublished: changes && pending === undefined }
+      return { ...(await trustRoot.status()), unpublished: changes && pending === undefined }
     },
     'trust-diff': async () => await served().diff(),
     'trust-publish': async ({ argument }) => await served().publish(read(publishArgument, argument)),

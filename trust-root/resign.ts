@@ -4,7 +4,7 @@ import { TrustRootError } from './errors.ts'
 import type { PublishOptions } from './options.ts'
 import { DEFAULT_TUF_POLICY, isDue, type NearEnd, nearEndOf, type TufPolicy } from './policy.ts'
 import { onlineSignerOf, publishAgain, publishPending, refreshOnlineRoles } from './publish.ts'
-import type { Publication, PublishedVersions } from './publication.ts'
+import type { PendingSummary, Publication, PublishedVersions } from './publication.ts'
 import { readRepository, type RepositoryState } from './repository.ts'
 
 /** One role as an operator sees it. */
@@ -30,6 +30,8 @@ export interface TrustRootStatus {
   readonly published: boolean
   readonly state: RoleStatus['state']
   readonly roles: readonly RoleStatus[]
+  /** A publication that waits for custodians. */
+  readonly pending?: PendingSummary
 }
 
 /** Unix time at which a role ends: the number to alert on. */

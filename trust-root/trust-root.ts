@@ -103,11 +103,12 @@ function publisher(options: TrustRootOptions): TrustRoot {
   const current = (): PublishOptions => ({ ...options, now: now() })
   let timer: NodeJS.Timeout | undefined
 
-  const status = () =>
-    trustRootStatus(folder, {
-      now: now(),
-      policy: options.policy,
-    })
+  const status = async (): Promise<TrustRootStatus> => {
+    const found = await trustRootStatus(folder, { now: now(), policy: options.policy })
+    // A folder of what waits that cannot be read says nothing of what clients see.
+    const pending = await whatWaits(current()).catch(() => undefined)
+    return pending === undefined ? found : { ...found, pending }
+  }
   const resign = () => inTurn(() => resignDue(current()))
   const keepFresh = async () => {
     try {

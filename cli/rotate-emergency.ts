@@ -37,12 +37,8 @@ export async function emergency(kind: StandbyKind, options: EmergencyOptions): P
   if (done.unproven !== '') process.exitCode = EXIT.integrity
 }
 
-function nextCommands({ former, restartNeeded }: Emergency, { data }: InstallationOptions): string[] {
-  return [
-    ...(restartNeeded ? [`restart the server: chancery serve --data ${data}`] : []),
-    `chancery rotate standby --data ${data}`,
-    `chancery distrust ${former.item} --data ${data}`,
-  ]
+function nextCommands({ former }: Emergency, { data }: InstallationOptions): string[] {
+  return [`chancery rotate standby --data ${data}`, `chancery distrust ${former.item} --from TIME --data ${data}`]
 }
 
 function screen(
@@ -58,7 +54,7 @@ function screen(
     'Next:',
     ...commands.map((command) => `  ${command}`),
     'The first tells clients that the former key has ended, and makes another standby;',
-    'the other cuts off what was signed with it before, if it was stolen.',
+    'the other, if it was stolen, gives up what was signed since; it may come first.',
   ]
   return `${lines.join('\n')}\n`
 }

@@ -3,7 +3,7 @@
  * have trusted it from the day it was made. A journal of its own for each kind, so that neither a rotation that waits nor
  * another emergency is in the way; run again after a kill it goes on.
  *
- *     plan ─ agent ─ switch ─ record ─ prove
+ *     plan ─ agent ─ switch ─ record ─ retire ─ prove
  *
  * Nothing is asked of the former key: it may be gone with its token.
  */
@@ -40,17 +40,18 @@ import {
 const factsSchema = z.strictObject({
   emergency: z.literal(true),
   member: standbyMember,
-  /** Whose place it takes: item of the trust root, name of the log or key, and its keys in the serving agent. */
+  /** Item and key as a rotation's journal has them. */
+  item: z.string(),
+  keys: z.strictObject({ signer: z.strictObject({ name: z.string() }) }),
+  /** Whose place it takes: item of the trust root, name of the log or key, and its keys in the serving agent, the signing one first. */
   former: z.strictObject({
     item: z.string(),
     name: z.string(),
-    key: z.string(),
-    witnessKey: z.string().optional(),
+    keys: z.array(z.strictObject({ name: z.string() })).min(1),
     /** Fields of the log, as they were configured. */
     log: z.looseObject({ name: z.string() }).optional(),
   }),
   switchedAt: z.iso.datetime().optional(),
-  restartNeeded: z.boolean().optional(),
 })
 type Facts = z.infer<typeof factsSchema>
 
@@ -67,8 +68,6 @@ export interface Emergency {
   readonly name: string
   readonly former: { readonly item: string; readonly name: string }
   readonly switchedAt: string
-  /** Whether its address is another listener's, so that the server serves it after a restart only. */
-  readonly restartNeeded: boolean
   /** Why no signature through all parts of the server could be verified, or empty: another key may be lost as well. */
   readonly unproven: string
 }
@@ -98,16 +97,17 @@ export async function bringIntoService(kind: StandbyKind, options: EmergencyOpti
     }
     await step('agent', async () => await configureAgent(installation, facts()))
     await step('switch', async () => {
-      const { restartNeeded } = await switchTo(installation, facts())
-      keep({ restartNeeded, switchedAt: facts().switchedAt ?? now().toISOString() })
+      await switchTo(installation, facts())
+      keep({ switchedAt: facts().switchedAt ?? now().toISOString() })
     })
     await step('record', async () => await record(installation, facts()))
-    const { member, former, switchedAt = '', restartNeeded = false } = facts()
+    await step('retire', async () => await retire(installation, facts()))
+    const { member, former, switchedAt = '' } = facts()
     onStep('prove', 'begun')
-    const unproven = restartNeeded ? 'the server has to be restarted first' : await proof(installation, member)
+    const unproven = await proof(installation, member)
     journal.end('done')
     const { item, name } = former
-    return { kind, name: member.name, former: { item, name }, switchedAt, restartNeeded, unproven }
+    return { kind, name: member.name, former: { item, name }, switchedAt, unproven }
   } finally {
     journal.close()
   }
@@ -142,11 +142,12 @@ async function planned(kind: StandbyKind, installation: Installation): Promise<F
   return {
     emergency: true,
     member: log === undefined ? member : await withAddress(member, log),
+    item: member.name,
+    keys: { signer: { name: member.name } },
     former: {
       item: item.id,
       name,
-      key,
-      ...(entry.witnessKey === undefined ? {} : { witnessKey: entry.witnessKey }),
+      keys: [{ name: key }, ...(entry.witnessKey === undefined ? [] : [{ name: entry.witnessKey }])],
       ...(log === undefined ? {} : { log }),
     },
   }
@@ -220,26 +221,27 @@ async function withAddress(member: StandbyMember, log: NonNullable<Former['log']
 async function configureAgent(installation: Installation, { member, former }: Facts): Promise<void> {
   const plan = planOf(installation.dataDir)
   const reach = reachOf(installation, 'services')
+  const formerKey = signerOf(former)
   const standby = documentOf(standbyReach(installation, plan.agent))
   editAgentFile(reach, (document) => {
     const token = putToken(document, { standby, name: member.key.token, reach, installation, plan })
-    const { uris: _uris, curve: _curve, witnessKey: _witness, ...options } = keyIn(reach, former.key)
+    const { uris: _uris, curve: _curve, witnessKey: _witness, ...options } = keyIn(reach, formerKey)
     const own = { ...member.key, token }
     if (!('origin' in member)) {
       const certificate =
         'issuerCertificate' in options ? { issuerCertificate: fromAgent(reach, installation, member) } : {}
-      putKey(document, member.name, { ...options, ...own, ...certificate }, former.key)
+      putKey(document, member.name, { ...options, ...own, ...certificate }, formerKey)
       return
     }
     const witness = member.witnessKey === undefined ? {} : { witnessKey: `${member.name}-witness` }
-    putKey(document, member.name, { ...options, ...own, origin: member.origin, ...witness }, former.key)
+    putKey(document, member.name, { ...options, ...own, origin: member.origin, ...witness }, formerKey)
     if (member.witnessKey !== undefined) {
       const entry = { ...member.witnessKey, token, purposes: ['witnessHead'], origin: witnessOrigin(member.origin) }
-      putKey(document, `${member.name}-witness`, entry, former.witnessKey)
+      putKey(document, `${member.name}-witness`, entry, former.keys[1]?.name)
     }
     // Until the CA has gone over, certificates carry the promise of either log.
     if (member.kind === 'ct-log')
-      setCtKeys(document, (logs) => [...logs.filter((log) => log !== member.name), member.name], former.key)
+      setCtKeys(document, (logs) => [...logs.filter((log) => log !== member.name), member.name], formerKey)
   })
   const names = [member.name, ...('origin' in member && member.witnessKey ? [`${member.name}-witness`] : [])]
   await withSide(installation, 'services', async (admin) => await untilUsable(admin, names))
@@ -315,16 +317,14 @@ function setCtKeys(document: Document, change: (logs: readonly string[]) => read
   }
 }
 
-const switched = z.object({ restartNeeded: z.boolean().default(false) })
-
 /** The server signs with it from now on. */
-async function switchTo(installation: Installation, { member, former }: Facts): Promise<{ restartNeeded: boolean }> {
+async function switchTo(installation: Installation, { member, former }: Facts): Promise<void> {
   const { ask } = installation
   if (!('origin' in member)) {
     const verb = member.kind === 'tsa' ? 'tsa-switch' : 'ca-switch'
     const chain = readFileSync(join(installation.dataDir, member.chain), 'utf8')
     await ask(verb, { key: member.name, chain, emergency: true })
-    return { restartNeeded: false }
+    return
   }
   const { succeeds: _succeeds, indexOffset: _offset, faultPoint: _fault, ...rest } = former.log ?? { name: former.name }
   const { name, origin, listen, url, database } = member
@@ -337,15 +337,14 @@ async function switchTo(installation: Installation, { member, former }: Facts): 
     key: name,
     ...('treeId' in member ? { treeId: member.treeId } : {}),
   }
-  const answer = await ask('log-switch', { name: former.name, successor: { ...rest, ...own }, emergency: true })
+  await ask('log-switch', { name: former.name, successor: { ...rest, ...own }, emergency: true })
   if (member.kind === 'ct-log') {
     // What the lost key promises is good for no certificate any more.
     editAgentFile(reachOf(installation, 'services'), (document) =>
-      setCtKeys(document, (logs) => logs.filter((log) => log !== former.key), former.key),
+      setCtKeys(document, (logs) => logs.filter((log) => log !== signerOf(former)), signerOf(former)),
     )
     await withSide(installation, 'services', async (admin) => await reload(admin, []))
   }
-  return switched.parse(answer)
 }
 
 /** It stands by no more: its keys leave the standby's agent, which has another memory of what they signed. */
@@ -364,6 +363,19 @@ async function record(installation: Installation, { member, former, switchedAt =
     members: plan.members.filter((each) => each.name !== member.name),
     inService: [...plan.inService.filter((each) => each.member.name !== member.name), used],
   })
+}
+
+/** The serving agent knows a lost key of an authority no more. A log's reader still asks for the former log's public key. */
+async function retire(installation: Installation, { member, former }: Facts): Promise<void> {
+  if ('origin' in member) return
+  editAgentFile(reachOf(installation, 'services'), (document) => dropKey(document, signerOf(former)))
+  await withSide(installation, 'services', async (admin) => await reload(admin, []))
+}
+
+function signerOf({ keys }: Facts['former']): string {
+  const [signer] = keys
+  if (signer === undefined) throw new TypeError('the journal has no former key')
+  return signer.name
 }
 
 const canary = z.object({ new: z.object({ bundles: z.array(z.object({ signedBy: z.array(z.string()) })) }) })

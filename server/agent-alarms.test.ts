@@ -68,6 +68,14 @@ test.each([
   for (const { code } of alarmsOf(found)) expect(Object.keys(CATALOGUE)).toContain(code)
 })
 
+test('a key that nobody needs any more may be gone, and its token too', () => {
+  const lost = status([token('a')], [place('a', { ...gone, fault: 'not found' })], [place('a')])
+  expect(alarmsOf(lost, new Set(['key-0']))).toEqual([])
+  expect(alarmsOf(lost, new Set(['key-1']))).toMatchObject([{ code: 'key_unusable', subject: 'key-0' }])
+  const away_ = status([token('a', away), token('b')], [place('a', gone)], [place('b')])
+  expect(alarmsOf(away_, new Set(['key-0']))).toMatchObject([{ code: 'token_breaker_open', subject: 'a' }])
+})
+
 test('an alarm is over when its cause is', async () => {
   let answer: AgentStatus | undefined = status([token('a', away)], [place('a', gone)])
   const told: string[] = []

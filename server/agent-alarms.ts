@@ -28,18 +28,19 @@ export interface AgentAlarm {
   readonly message: string
 }
 
-/** What an operator should know of this status; `undefined` is an agent that does not answer. */
-export function alarmsOf(status: AgentStatus | undefined): AgentAlarm[] {
+/** What an operator should know of this status; `undefined` is an agent that does not answer. Of keys that nobody needs any more nothing. */
+export function alarmsOf(status: AgentStatus | undefined, unneeded: ReadonlySet<string> = new Set()): AgentAlarm[] {
   if (status === undefined) {
     return [{ code: 'agent_away', subject: 'agent', message: 'the HSM agent does not answer: nothing is signed' }]
   }
   if (status.reason.startsWith('state_replaced')) {
     return [{ code: 'state_replaced', subject: 'agent', message: `${status.reason}. Nothing is signed any more` }]
   }
+  const keys = status.keys.filter(({ name }) => !unneeded.has(name))
   return [
     ...clockAlarms(status),
-    ...status.tokens.flatMap((token) => tokenAlarms(token, status)),
-    ...status.keys.flatMap(keyAlarms),
+    ...status.tokens.flatMap((token) => tokenAlarms(token, keys)),
+    ...keys.flatMap(keyAlarms),
   ]
 }
 
@@ -50,7 +51,7 @@ function clockAlarms({ clock }: AgentStatus): AgentAlarm[] {
 
 function tokenAlarms(
   { name, latched, breaker, fault }: AgentStatus['tokens'][number],
-  { keys }: AgentStatus,
+  keys: AgentStatus['keys'],
 ): AgentAlarm[] {
   if (latched !== '') return [{ code: 'token_latched', subject: name, message: latched }]
   // Being connected to, and nothing has failed yet.
@@ -81,8 +82,12 @@ const agentRestarts = new Counter({
   help: 'How often another process of the agent was found than the one before',
 })
 
-/** Looks until the returned function is called. */
-export function watchAgent(agent: Pick<SigningAgent, 'status'>, alarms: Pick<Alarms, 'raise' | 'clear'>): () => void {
+/** Looks until the returned function is called. `unneeded`: names of keys, asked for each time. */
+export function watchAgent(
+  agent: Pick<SigningAgent, 'status'>,
+  alarms: Pick<Alarms, 'raise' | 'clear'>,
+  unneeded: () => ReadonlySet<string> = () => new Set(),
+): () => void {
   let raised: AgentAlarm[] = []
   let looking = false
   let startedAtMs: number | undefined
@@ -91,7 +96,7 @@ export function watchAgent(agent: Pick<SigningAgent, 'status'>, alarms: Pick<Ala
     if (looking) return
     looking = true
     const status = await statusWithin(agent)
-    const found = alarmsOf(status)
+    const found = alarmsOf(status, unneeded())
     looking = false
     if (status !== undefined) {
       if (startedAtMs !== undefined && status.startedAtMs !== startedAtMs) {

@@ -193,7 +193,7 @@ async function openParts(
   closers.push(() => journal.close())
   const agent = recordUses(await openAgent(loaded, logger), journal)
   closers.push(async () => await agent.close())
-  closers.push(watchAgent(agent, alarms))
+  closers.push(watchAgent(agent, alarms, () => keysOfEndedLogs(config.logs)))
   const issuers = config.ca === undefined ? [] : parseFulcioConfig(readText(loaded, config.ca.issuers))
   refuseInProduction(loaded, await agent.status(), issuers.map(summaryOf))
 
@@ -350,6 +350,7 @@ async function openConfiguredLog(
         ? { signEntry: ctSignEntry(agent, key) }
         : {}
   const faultPoint = config.faultPoint === undefined ? {} : { faultPoint: killAt(config.faultPoint) }
+  const retired = config.spki === undefined ? {} : { retiredSpkiDer: new Uint8Array(Buffer.from(config.spki, 'base64')) }
   return await openLog({
     name,
     kind,
@@ -365,6 +366,7 @@ async function openConfiguredLog(
     writing: () => disk.writing(name),
     witnessed: isWitnessed(loaded, config),
     ...signEntry,
+    ...retired,
     ...faultPoint,
   })
 }
@@ -464,6 +466,12 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   })
   closers.push(stopAdmin, watchBackupAge(parts), watchAges(parts), watchReconciled(parts, logger))
   closers.push(await watchAccountHead(parts, logger))
+}
+
+/** A log that has a successor signs nothing: its key may be lost. The witness's key is named after it. */
+function keysOfEndedLogs(logs: readonly LogConfig[]): ReadonlySet<string> {
+  const ended = logs.filter(({ name }) => logs.some(({ succeeds }) => succeeds === name))
+  return new Set(ended.flatMap(({ key }) => [key, `${key}-witness`]))
 }
 
 function readText({ resolve }: LoadedConfig, path: string): string {

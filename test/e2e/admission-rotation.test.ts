@@ -2,7 +2,7 @@
  * Admission over rotations: policies that were written before them let in what was signed before and after, where trust
  * comes from our mirror; where it does not, docs/kubernetes.md says what has to be done, and when.
  */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { blockFile, kyverno, policyTester, runCommands, type Values, type Verdict, valuesOf } from './admission.ts'
@@ -109,26 +109,38 @@ function allSigned(form: string): Record<string, boolean> {
   return Object.fromEntries(Object.keys(of(form)).map((name) => [name, name !== 'unsigned']))
 }
 
-/** Those that change what a verifier must know; the first two are the usual run. */
-const kinds = ['rekor-v1', 'issuing-ca', ...(LONG ? ['tuf-online', 'tuf-root', 'tsa', 'rekor-v2'] : [])]
+/** Rotates, and signs with what is new; `inTheWait` is done when it is published and clients' caches are waited for. */
+async function rotateAndSign(kind: string, inTheWait = async (): Promise<void> => {}): Promise<void> {
+  if ((await rotate(kind)) === 7) {
+    await look(looksAgain)
+    await inTheWait()
+    expect(await rotate('resume', '--shorten=i-accept-that-cached-clients-may-refuse')).toBe(0)
+  }
+  await sign(`after-${kind}`)
+}
 
-describe.each(kinds)('rotate %s', (kind) => {
-  beforeAll(async () => {
-    // Published, and waiting for clients' caches: in this time a client looks again.
-    if ((await rotate(kind)) === 7) {
-      await look(looksAgain)
-      if (kind === 'rekor-v1') exportedInTheWait = await runCommands(dataDir, values)
-      expect(await rotate('resume', '--shorten=i-accept-that-cached-clients-may-refuse')).toBe(0)
-    }
-    await sign(`after-${kind}`)
-  })
-
+function whoReadsTufLetsInAll(): void {
   test.each(readsTuf.flatMap((setup) => (['legacy', 'bundle'] as const).map((form) => ({ setup, form }))))(
     '$setup: what was signed before and after gets in, as a $form signature',
     async ({ setup, form }) => {
       expect(await judge(setup, form)).toEqual(allSigned(form))
     },
   )
+}
+
+describe('rotate rekor-v1', () => {
+  beforeAll(() =>
+    rotateAndSign('rekor-v1', async () => {
+      exportedInTheWait = await runCommands(dataDir, values)
+    }),
+  )
+  whoReadsTufLetsInAll()
+})
+
+/** The usual run has the first. */
+describe.each(['issuing-ca', ...(LONG ? ['tuf-online', 'tuf-root', 'tsa', 'rekor-v2'] : [])])('rotate %s', (kind) => {
+  beforeAll(() => rotateAndSign(kind))
+  whoReadsTufLetsInAll()
 })
 
 describe('a policy that does not know the new key of the log', () => {
@@ -156,3 +168,47 @@ describe('a policy that does not know the new key of the log', () => {
     expect(await judge('Kyverno, keys from a TUF client that has not looked', 'legacy')).toEqual(allSigned('legacy'))
   })
 })
+
+describe.runIf(LONG)('rotate ct-log', () => {
+  beforeAll(() => rotateAndSign('ct-log'))
+  whoReadsTufLetsInAll()
+
+  test('keys in the policy: what has a certificate from after it stays out', async () => {
+    expect(await setups['Kyverno, keys in the policy']()).toMatchObject({
+      'before-legacy': { admitted: true },
+      'after-rekor-v1-legacy': { admitted: true },
+      'after-ct-log-legacy': { admitted: false, words: expect.stringMatching(/ctfe public key not found/) as unknown },
+    })
+  })
+})
+
+describe.runIf(LONG)('rotate root-ca', () => {
+  let before: Values
+
+  beforeAll(() =>
+    rotateAndSign('root-ca', async () => {
+      before = values
+      values = { ...values, ROOT_CERTIFICATE: await rootsOfAnExport() }
+    }),
+  )
+  whoReadsTufLetsInAll()
+
+  test('a policy with the former root alone keeps out what the new one vouches for', async () => {
+    const policy = blockFile('kyverno-cluster-policy', before)
+    expect(await kyverno(policy, of('legacy'), looksAgain)).toMatchObject({
+      'before-legacy': { admitted: true },
+      'after-root-ca-legacy': {
+        admitted: false,
+        words: expect.stringMatching(/certificate signed by unknown authority/) as unknown,
+      },
+    })
+  })
+})
+
+async function rootsOfAnExport(): Promise<string> {
+  const file = join(await runCommands(dataDir, values), 'for-kyverno/cluster-policy.yaml')
+  const policy = JSON.parse(readFileSync(file, 'utf8')) as {
+    spec: { rules: { verifyImages: { attestors: { entries: { keyless: { roots: string } }[] }[] }[] }[] }
+  }
+  return policy.spec.rules[0]?.verifyImages[0]?.attestors[0]?.entries[0]?.keyless.roots ?? ''
+}

@@ -31,7 +31,8 @@ export async function handOut(options: PublishOptions): Promise<PayloadFile> {
 /**
  * Takes signatures that custodians gave and completes what waits if they suffice. Each is verified before any is kept: a
  * single fault refuses all. Durable when this resolves. Throws `no_pending_publication`, `signature_refused` (of another
- * publication or payload, of a key that is not asked for, or one that does not verify), `signature_known`,
+ * publication or payload, of a key that is not asked for, or one that does not verify), `signature_known` (a file that
+ * brings nothing new, or something twice),
  * `candidate_expired`; and what completing throws: then the signatures are kept, and the next call tries again.
  */
 export async function mergeSignatures(options: PublishOptions, given: readonly unknown[]): Promise<Publication> {
@@ -45,15 +46,25 @@ export async function mergeSignatures(options: PublishOptions, given: readonly u
     if (!file.success) throw refused(`no file of signatures: ${z.prettifyError(file.error)}`)
     if (file.data.publication !== pending.id)
       throw refused(`they are of publication ${file.data.publication}; ${pending.id} waits`)
+    let repeated = ''
+    let isNew = false
     for (const signature of file.data.signatures) {
       const part = parts.find(
         ({ metadata: { signed } }) => signed._type === signature.role && signed.version === signature.version,
       )
       if (part === undefined) throw refused(`${signature.role} ${signature.version} is not asked for`)
       const signatures = added.get(part.metadata) ?? []
-      requireGood(part, signatures, signature, now)
+      // A root that was withdrawn keeps what was signed of it; its signers sign what is published with it.
+      const isKept = part.metadata.signatures.some(({ keyid }) => keyid === signature.keyid)
+      requireGood(part, isKept ? [] : signatures, signature, now)
+      if (isKept) {
+        repeated = `${signature.role} ${signature.version}: key ${signature.keyid}`
+        continue
+      }
       signatures.push({ keyid: signature.keyid, sig: signature.sig })
+      isNew = true
     }
+    if (!isNew) throw new TrustRootError('signature_known', `${repeated} has signed already; leave this one out`)
   }
   onStep('merge')
   const { newRoots, targets } = pending

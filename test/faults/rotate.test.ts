@@ -1,10 +1,16 @@
 /** `chancery rotate` on a whole stack: every kind, killed around its durable writes and gone on with, two at once, undone. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { generateKeyPairSync } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { parse } from 'yaml'
+import { parse, parseDocument } from 'yaml'
 import { EXIT } from '#alarms'
+import { withAdminAgent } from '#lifecycle'
+import { decodePem } from '#x509'
+import { answerRequest, readRequest } from '../../lifecycle/ceremony/certificate-request.ts'
+import { certificateRequest, requestOf, timestampRequest } from '../crash/requests.ts'
 import { type Outcome, run, succeeded } from '../e2e/run.ts'
 import { initialise, ownEnvironment, projectFolder, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { LONG } from './loaded-stack.ts'
@@ -114,7 +120,12 @@ async function watched(words: readonly string[], env: Readonly<Record<string, st
   })
 }
 
-const KINDS = ['issuing-ca', 'root-ca', 'rekor-v1', 'rekor-v2', 'tsa', 'tuf-online', 'tuf-root'] as const
+const KINDS = ['issuing-ca', 'root-ca', 'ct-log', 'rekor-v1', 'rekor-v2', 'tsa', 'tuf-online', 'tuf-root'] as const
+
+/** Lines that a terminal would wrap, with the data folder where it usually is. */
+function tooLong(screen: string): string[] {
+  return screen.split('\n').filter((line) => line.replaceAll(dataDir, './data').length > 80)
+}
 
 test('waits out the caches of clients, says until when, and takes no second rotation meanwhile', async () => {
   expect(succeeded(await rotate('tsa', '--dry-run')).stdout).toContain('Nothing was done')
@@ -127,7 +138,7 @@ test('waits out the caches of clients, says until when, and takes no second rota
   expect((await rotate('resume', '--shorten')).text).toContain('the wait was not cut short')
   expect((await rotate('resume', '--shorten=yes')).status).toBe(EXIT.approval)
   const screen = succeeded(await rotate('status')).stdout
-  expect(screen.split('\n').filter((line) => line.length > 80)).toEqual([])
+  expect(tooLong(screen)).toEqual([])
   expect(screen).toContain(`chancery rotate resume --data ${dataDir} --wait`)
   // The new item is published for verifiers, and the former one signs.
   expect(
@@ -197,10 +208,178 @@ async function killedAndResumed(kind: (typeof KINDS)[number], point: string): Pr
   expect(resumed.text, `${kind} ${point}`).toContain('Done')
 }
 
+describe('distrust', () => {
+  const distrust = (...words: string[]) => runChancery(['distrust', ...words, '--data', dataDir])
+  const post = async (url: string, body: string) =>
+    await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+  const active = (kind: string): string => items(kind).find(({ state }) => state === 'active')?.id ?? ''
+  const seconds = (time: Date): string => `${time.toISOString().slice(0, 19)}Z`
+
+  test('says how many signatures are affected, by what was made in that time', async () => {
+    await untilNextSecond()
+    const from = seconds(new Date())
+    const { rekorV1, tsa, ca } = stack.endpoints
+    const said = await runChancery(['dev', 'token', '--data', dataDir, '--email', 'who@example.test'])
+    const token = succeeded(said).stdout.trim()
+    for (let n = 0; n < 3; n++) {
+      const { sent } = requestOf('v1', `distrust ${n}`)
+      expect((await post(`${rekorV1}/api/v1/log/entries`, sent)).status).toBe(201)
+    }
+    for (let n = 0; n < 2; n++) {
+      const { sent } = certificateRequest({ token, email: 'who@example.test' })
+      expect((await post(`${ca}/api/v2/signingCert`, sent)).status).toBe(200)
+      const stamp = await post(`${tsa}/api/v1/timestamp`, timestampRequest(`distrust ${n}`).sent)
+      expect(stamp.status).toBe(200)
+      await stamp.arrayBuffer()
+    }
+    const counts = async (id: string) => {
+      const { stdout } = succeeded(await distrust(id, '--from', from, '--dry-run', '--json'))
+      const { affected } = JSON.parse(stdout) as { affected: { counts: { count: number }[]; unknown: string } }
+      expect(affected.unknown).toBe('')
+      return affected.counts.reduce((sum, { count }) => sum + count, 0)
+    }
+    expect(await counts(active('rekor-v1'))).toBe(3)
+    expect(await counts(active('certificate-authority'))).toBe(2)
+    expect(await counts(active('timestamp-authority'))).toBe(2)
+    expect(await counts(active('ct-log'))).toBe(2)
+  })
+
+  test.each([
+    ['an item that is not there', ['nobody', '--entirely']],
+    ['neither a time nor all', ['rekor-v1']],
+    ['both', ['rekor-v1', '--from', '2026-01-01T00:00:00Z', '--entirely']],
+    ['a time that is none', ['rekor-v1', '--from', 'yesterday']],
+    ['a time before its window', ['certificate-authority', '--from', '2020-01-01T00:00:00Z']],
+    ['a time to come', ['timestamp-authority', '--from', '2999-01-01T00:00:00Z']],
+  ])('refuses %s, and changes nothing', async (_what, words) => {
+    const before = read('trust-root/items.json')
+    const said = await distrust(...words, '--yes')
+    expect([said.status, said.text]).toEqual([EXIT.policy, expect.stringContaining('#distrust_impossible')])
+    expect(read('trust-root/items.json')).toBe(before)
+  })
+
+  test('cuts what a former key signed after a time, once somebody has said so', async () => {
+    const former = items('certificate-authority').find(({ state }) => state === 'retired')
+    const from = new Date(Date.parse(former?.window.start ?? '') + 305_000)
+    const words = [former?.id ?? '', '--from', seconds(from)]
+    expect((await distrust(...words)).status).toBe(EXIT.approval)
+    expect(succeeded(await distrust(...words, '--yes')).stdout).toContain('published: root')
+    const now = items('certificate-authority').find(({ id }) => id === former?.id)
+    expect(now).toMatchObject({ state: 'retired', window: { end: seconds(new Date(from.getTime() - 1000)) } })
+  })
+})
+
+async function untilNextSecond(): Promise<void> {
+  await delay(1000 - (Date.now() % 1000))
+}
+
+describe('with the root token on another machine', () => {
+  const at = (name: string) => join(scratch, name)
+
+  beforeAll(async () => {
+    await stack.stop()
+    const file = join(dataDir, 'chancery.yaml')
+    const document = parseDocument(readFileSync(file, 'utf8'))
+    document.deleteIn(['trustRoot', 'rootAgent'])
+    writeFileSync(file, document.toString())
+    stack = await serve(dataDir)
+  })
+
+  /** As its custodian does, on another machine: payload, signature, merged by key. */
+  async function signed(): Promise<void> {
+    const trust = (...words: string[]) => runChancery(['trust', ...words])
+    succeeded(await trust('payload', '-o', at('payload.json'), '--data', dataDir))
+    const [custodian = ''] = keysFor('root', 'tuf targets')
+    const agent = join(dataDir, 'agent/root.yaml')
+    const words = ['--agent', agent, '--key', custodian, '-o', at('signature.json'), '--yes']
+    succeeded(await trust('sign', at('payload.json'), ...words))
+    succeeded(await trust('merge', at('signature.json'), '--data', dataDir))
+  }
+
+  /** As a ceremony answers a request, with the root key or with what is not it. */
+  async function answered(request: string, profile: 'issuing' | 'timestamp', spkiDer?: Uint8Array): Promise<string> {
+    const { name, spkiDer: own, kind } = readRequest(request)
+    const [key = ''] = keysFor('root', 'caCertificate')
+    const chain = decodePem(read(activeChain()), { labels: ['CERTIFICATE'] }).map(({ der }) => der)
+    return await withAdminAgent({ dataDir, agent: 'root' }, (agent) =>
+      answerRequest(
+        {
+          agent,
+          issuerKey: key,
+          issuerChain: chain.slice(-1),
+          subject: { spkiDer: spkiDer ?? own, kind },
+          profile,
+          name,
+          validityYears: 2,
+        },
+        new Date(),
+      ),
+    )
+  }
+
+  const activeChain = (): string => (parse(read('chancery.yaml')) as { ca: { chain: string } }).ca.chain
+
+  test('a certificate is asked for by file, taken only if it is the one, and each publication waits for its custodian', async () => {
+    const asked = await rotate('issuing-ca')
+    expect([asked.status, asked.text]).toEqual([
+      EXIT.approval,
+      expect.stringContaining('#rotation_awaiting_certificate'),
+    ])
+    const [, file = ''] = /^ {2}(\S+\.csr\.pem)$/m.exec(asked.stdout) ?? []
+    const request = readFileSync(file, 'utf8')
+    const good = await answered(request, 'issuing')
+    const otherKey = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    const refused = {
+      'of another key': await answered(
+        request,
+        'issuing',
+        new Uint8Array(otherKey.publicKey.export({ type: 'spki', format: 'der' })),
+      ),
+      'a timestamp authority': await answered(request, 'timestamp'),
+      'no PEM': 'nothing',
+      'the former chain': read(activeChain()),
+      'the request': request,
+      'cut short': good.slice(0, 300),
+    }
+    for (const [what, pem] of Object.entries(refused)) {
+      writeFileSync(at('answer.pem'), pem)
+      const said = await rotate('resume', '--certificate', at('answer.pem'))
+      expect([said.status, said.text], what).toEqual([
+        EXIT.integrity,
+        expect.stringContaining('#ceremony_certificate_refused'),
+      ])
+    }
+    writeFileSync(at('answer.pem'), good)
+    const waits = await rotate('resume', '--certificate', at('answer.pem'))
+    expect([waits.status, waits.text]).toEqual([
+      EXIT.approval,
+      expect.stringContaining('awaiting-signatures targets 0/1'),
+    ])
+    expect((await rotate('resume')).text).toContain('#awaiting_signatures')
+    expect(items('certificate-authority').some(({ state }) => state === 'trusted')).toBe(true)
+    await signed()
+    expect((await rotate('resume')).text).toContain('#rotation_waiting')
+    const ends = await rotate('resume', NOW)
+    expect([ends.status, ends.text]).toEqual([EXIT.approval, expect.stringContaining('#awaiting_signatures')])
+    const screen = succeeded(await rotate('status')).stdout
+    expect(screen).toContain('awaits signatures')
+    expect(tooLong(screen)).toEqual([])
+    await signed()
+    expect(succeeded(await rotate('resume')).stdout).toContain('Done')
+  })
+
+  test('what waits for signatures is withdrawn when it is undone, and nobody has to sign that', async () => {
+    expect((await rotate('rekor-v2')).text).toContain('#awaiting_signatures')
+    expect(succeeded(await rotate('abort', '--confirm')).stdout).toContain('Undone')
+    expect(items('rekor-v2').map(({ state }) => state)).not.toContain('trusted')
+    await expectSound()
+  })
+})
+
 test('what was rotated is kept: when, what, by whom', async () => {
   const { history } = await status()
   expect(history.length).toBeGreaterThan(3)
-  expect(history.filter(({ ended }) => ended.outcome === 'aborted')).toHaveLength(1)
+  expect(history.filter(({ ended }) => ended.outcome === 'aborted')).toHaveLength(2)
   const screen = succeeded(await rotate('status')).stdout
   expect(screen).toMatch(/\d{4}-\d\d-\d\d \d\d:\d\d UTC {2}tsa +aborted/)
 })

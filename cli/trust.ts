@@ -1,6 +1,6 @@
 /** `chancery trust`: what clients are told to trust, and who has to sign it. Everything is asked of the running server. */
 import { readFileSync } from 'node:fs'
-import type { Command } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
 import type { PendingSummary, Publication, Roles, TrustDiff, TrustRootStatus, Withdrawn } from '#trust-root'
 import { confirmed, printJson, table } from './agent-options.ts'
 import { registerCustodian } from './trust-custodian.ts'
@@ -118,12 +118,15 @@ async function pending(options: TrustOptions): Promise<void> {
 function registerPublish(trust: Command): void {
   trustOptions(trust.command('publish').summary('publish items.json and roles.json as they are now'))
     .option('--renew', 'sign targets anew though nothing in them changes')
+    .option('--above <version>', 'after a restore: targets above this version')
     .addHelpText(
       'after',
       `
 Rendered, linted, tried on signatures of before, then shown to all clients in
 one step. Where custodians must sign, it waits for them: run it again at any
 time. Root and targets that near their end are renewed by the same command.
+After a restore custodians' agents may remember a higher version of targets
+than the folder, and refuse; they say which, and --above goes beyond it.
 
 Exit status: 0 published, 6 refused by the linter, 7 awaits signatures.
 
@@ -131,8 +134,10 @@ Example:
   chancery trust publish --data ./data
 `,
     )
-    .action(async (options: TrustOptions & { renew?: boolean }) => {
-      const argument = { renew: options.renew === true }
+    .action(async (options: TrustOptions & { renew?: boolean; above?: string }) => {
+      const above = Number(options.above ?? 0)
+      if (!Number.isSafeInteger(above) || above < 0) throw new InvalidArgumentError('--above is a version')
+      const argument = { renew: options.renew === true, above }
       tellPublication((await askTrust(options, 'trust-publish', argument)) as Publication, options) // our own
     })
 }

@@ -31,7 +31,7 @@ export function trustVerbs(parts: Pick<Parts, 'trustRoot'>): AdminVerbs {
   }
 }
 
-const publishArgument = z.strictObject({ renew: z.boolean().default(false) })
+const publishArgument = z.strictObject({ renew: z.boolean().default(false), above: z.int().nonnegative().default(0) })
 const changeArgument = z.strictObject({ changes: changesSchema })
 /** Without `roles` it only tells; with it, the members of roles.json. */
 const rolesArgument = z.strictObject({ roles: z.unknown().optional() })

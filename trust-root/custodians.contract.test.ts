@@ -129,6 +129,7 @@ describe('a change of custodians', () => {
       async (name) => (await fetch(`${server.url}/${name}`)).status,
     )
     expect(await Promise.all(statuses)).toEqual([200, 200, 404])
+    expect(await trustRoot.reassign(next), 'asked for again').toMatchObject({ versions: { root: 2, targets: 2 } })
     await trustRoot.update(withKey())
     await expect(signatures(await trustRoot.payload(), 'ada')).rejects.toMatchObject({ code: 'payload_refused' })
   })

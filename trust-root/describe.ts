@@ -205,7 +205,7 @@ function clientLines({ trusted, used, files, roots, isFirst }: Told): string[] {
     lines.push('Signers with a signing configuration follow it; those with URLs in flags or environment must be told.')
   }
   if (trusted.some((line) => line.startsWith('-'))) lines.push('Signatures that verified until now will not any more.')
-  if (roots.length > 0) lines.push('Everybody walks to the new root by themselves; 1.root.json and its checksum stay.')
+  if (roots.length > 0) lines.push('Clients walk to the new root by themselves; 1.root.json and its checksum stay.')
   if (lines.length === 0) lines.push('Nothing: only the time until which it is valid changes.')
   return lines
 }

@@ -74,6 +74,7 @@ async function previewOf(
     previous,
     online: await onlineSigners(options, roles),
     renew: false,
+    above: 0,
     mustSuffice: false,
   })
 }

@@ -36,6 +36,8 @@ export interface Wish {
   readonly online: readonly MetadataSigner[]
   /** Signs targets anew though nothing in them changes. */
   readonly renew: boolean
+  /** Targets get a version above it: after a restore nobody here knows what custodians have signed since. */
+  readonly above: number
   /** Drafts nothing unless the keys at hand meet every threshold. */
   readonly mustSuffice: boolean
 }
@@ -254,7 +256,8 @@ async function draftTargets(
     [quorum],
   )
   if (holdOn && !wish.renew && atHand.lacking > 0) return undefined
-  const version = await reserveVersion(folder, 'targets', await signedBefore(signersOf(Object.keys(quorum.keys), hand)))
+  const before = await signedBefore(signersOf(Object.keys(quorum.keys), hand))
+  const version = await reserveVersion(folder, 'targets', Math.max(before, wish.above))
   const expires = expiryAt(now, policy.targets.validSeconds)
   return { signed: { _type: 'targets', spec_version: '1.0', version, expires, targets }, signatures: [] }
 }

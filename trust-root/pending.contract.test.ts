@@ -97,6 +97,16 @@ describe('a change that custodians must sign', () => {
     })
   })
 
+  test('goes above what custodians signed before a restore, where it is told so', async () => {
+    expect(await trustRoot.publish({ above: 6 })).toMatchObject({
+      pending: { roles: [{ role: 'targets', version: 7 }] },
+    })
+    expect(await sign(await trustRoot.payload(), 'ada', 'bert')).toMatchObject({
+      versions: { targets: 7, snapshot: 2 },
+    })
+    expect(await refresh()).toMatchObject({ targets: 7 })
+  })
+
   test('is refused by the linter before anybody is asked', async () => {
     const spoil = (before: Inventory): Inventory => ({ ...before, operator: 'https://example.org' })
     await expect(trustRoot.update(spoil)).rejects.toMatchObject({ code: 'lint' })

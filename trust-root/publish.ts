@@ -30,11 +30,11 @@ import { formatRoles, type Roles } from './roles.ts'
  * never used twice, a root that may have been signed is published as it was. While another publication waits for
  * signatures it is `publication_pending`; asked for the very same, that one goes on.
  *
- * `renew` signs targets anew though nothing changes. Throws `LintError`, `TrustRootError`, and `HsmError` of the agents.
+ * Throws `LintError`, `TrustRootError`, and `HsmError` of the agents.
  */
 export async function publish(
   options: PublishOptions,
-  { renew = false }: { readonly renew?: boolean } = {},
+  { renew = false, above = 0 }: PublishWish = {},
 ): Promise<Publication> {
   const { folder } = options
   const [inventory, roles] = [await readInventory(folder), await wishedRoles(folder)]
@@ -44,7 +44,7 @@ export async function publish(
     requireSame(pending, { inventory, roles })
     return await goOn(options, pending, previous)
   }
-  const candidate = await drafted(options, { inventory, roles, renew, mustSuffice: false })
+  const candidate = await drafted(options, { inventory, roles, renew: renew || above > 0, above, mustSuffice: false })
   return candidate === undefined ? unchanged(previous) : await complete(options, candidate, previous)
 }
 
@@ -59,8 +59,19 @@ export async function publishAgain(options: PublishOptions): Promise<Publication
   const previous = await readRepository(folder)
   if ((await readPending(folder, previous)) !== undefined) return undefined
   const roles = await publishedRoles(folder)
-  const candidate = await drafted(options, { inventory, roles, renew: true, mustSuffice: true })
+  const candidate = await drafted(options, { inventory, roles, renew: true, above: 0, mustSuffice: true })
   return candidate && (await complete(options, candidate, previous))
+}
+
+/** How to publish beside what. */
+export interface PublishWish {
+  /** Targets are signed anew though nothing in them changes. */
+  readonly renew?: boolean
+  /**
+   * They get a version above this one: after a restore, where custodians' agents know of versions that nobody here
+   * remembers.
+   */
+  readonly above?: number
 }
 
 /** Completes what waits, if its custodians have signed by now; undefined if nothing waits. */
@@ -73,7 +84,7 @@ export async function publishPending(options: PublishOptions): Promise<Publicati
 /** Renders and lints, and drafts what custodians sign. */
 async function drafted(
   options: PublishOptions,
-  { inventory, roles, renew, mustSuffice }: Intention,
+  { inventory, roles, renew, above, mustSuffice }: Intention,
 ): Promise<Candidate | undefined> {
   const { folder, now, onStep = () => {} } = options
   const previous = await readRepository(folder)
@@ -84,7 +95,7 @@ async function drafted(
   refuseFindings(lintRelease(release, { now, ...(before ? { previous: renderRelease(before) } : {}) }))
   const online = await onlineSigners(options, roles)
   const known = await publishedRoles(folder)
-  const wish = { inventory, release, roles, publishedRoles: known, previous, online, renew, mustSuffice }
+  const wish = { inventory, release, roles, publishedRoles: known, previous, online, renew, above, mustSuffice }
   const candidate = await draft(options, wish)
   // What verifiers see stays, and so may all signatures; what only our copies tell can still have changed.
   const isSame =
@@ -100,6 +111,7 @@ interface Intention {
   readonly inventory: Inventory
   readonly roles: Roles | undefined
   readonly renew: boolean
+  readonly above: number
   readonly mustSuffice: boolean
 }
 

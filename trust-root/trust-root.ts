@@ -7,7 +7,7 @@ import { type TrustDiff, trustDiff } from './diff.ts'
 import { handOut, mergeSignatures, withdrawPending, type Withdrawn } from './merge.ts'
 import type { PayloadFile } from './payload.ts'
 import type { PendingSummary, Publication, PublishedVersions } from './publication.ts'
-import { publish } from './publish.ts'
+import { publish, type PublishWish } from './publish.ts'
 import { wishedRoles } from './published.ts'
 import { type Roles, writeRoles } from './roles.ts'
 import { reassign, updateInventory, whatWaits } from './update.ts'
@@ -36,8 +36,8 @@ export interface TrustRootOptions {
 
 /** The publisher of one installation. Its calls run one after the other. */
 export interface TrustRoot {
-  /** Publishes items.json and roles.json as they are now; `renew`: new targets though nothing in them changes. */
-  publish(options?: { readonly renew?: boolean }): Promise<Publication>
+  /** Publishes items.json and roles.json as they are now. */
+  publish(options?: PublishWish): Promise<Publication>
   /** Replaces items.json and publishes it, unless clients see it already; if the linter refuses, it stays as it was. */
   update(change: (inventory: Inventory) => Inventory): Promise<Publication>
   /** Who signs by roles.json; undefined where it names nobody. */

@@ -34,10 +34,8 @@ export async function updateInventory(
   refuseFindings(lintRelease(renderRelease(inventory), { now, ...previous }))
   const former = await readInventory(folder)
   await writeInventory(folder, inventory)
-  const known = await publishedRoles(folder)
-  const isSeen =
-    before !== undefined && formatInventory(before) === formatInventory(inventory) && isSameRoles(known, roles)
-  if (published !== undefined && isSeen) return { state: 'published', versions: versionsOf(published) }
+  const seen = await seenAlready(folder, inventory, roles)
+  if (seen !== undefined) return seen
   return await publish(options).catch(async (error: unknown) => {
     // As with the linter: what was refused is not what the next change builds on.
     if (error instanceof OperatorError && error.code === 'canary_failed') await writeInventory(folder, former)
@@ -53,7 +51,21 @@ export async function reassign(options: PublishOptions, roles: Roles): Promise<P
   const inventory = await readInventory(folder)
   if (pending !== undefined) requireSame(pending, { inventory, roles })
   await writeRoles(folder, roles)
-  return await publish(options)
+  return (await seenAlready(folder, inventory, roles)) ?? (await publish(options))
+}
+
+/** What clients see, if it is just this; a wish that is asked for again is not published again. */
+async function seenAlready(
+  folder: string,
+  inventory: Inventory,
+  roles: Roles | undefined,
+): Promise<Publication | undefined> {
+  const [published, before] = [await readRepository(folder), await publishedInventory(folder)]
+  const isSeen =
+    before !== undefined &&
+    formatInventory(before) === formatInventory(inventory) &&
+    isSameRoles(await publishedRoles(folder), roles)
+  return published !== undefined && isSeen ? { state: 'published', versions: versionsOf(published) } : undefined
 }
 
 /** What waits for signatures; undefined if nothing does. */

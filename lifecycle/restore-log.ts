@@ -45,10 +45,9 @@ export interface RestoredLog {
 
 /** Restores one log. Throws `OperatorError`; the unfinished database is then the caller's to remove. */
 export async function restoreLog(options: RestoreLogOptions): Promise<RestoredLog> {
-  const { folder, log, database, key, agent, onStep } = options
+  const { folder, log, database, onStep } = options
   const { name, origin, kind } = log
-  const spkiDer = await keyOf(options)
-  const guard = await agent.guardedHead({ key, origin })
+  const { spkiDer, guard } = await knownOf(options)
   await mkdir(dirname(database), { recursive: true, mode: 0o700 })
   const store = await openSqliteStore(database, { kind, origin, spkiDer })
   try {
@@ -75,6 +74,22 @@ export async function restoreLog(options: RestoreLogOptions): Promise<RestoredLo
     }
   } finally {
     await store.close()
+  }
+}
+
+/**
+ * The log's key, and the end that the agent remembers. A log that was frozen before its key left the agent ends for ever
+ * where the backup has its last head, which that key signed.
+ */
+async function knownOf(options: RestoreLogOptions): Promise<{ spkiDer: Uint8Array; guard: GuardedHead }> {
+  const { agent, key, log } = options
+  try {
+    return { spkiDer: await keyOf(options), guard: await agent.guardedHead({ key, origin: log.origin }) }
+  } catch (error) {
+    const isRetired = error instanceof HsmError && error.code === 'unknown_key' && log.frozenAtMs !== undefined
+    if (!isRetired) throw error
+    const rootHash = new Uint8Array(Buffer.from(log.rootHash, 'hex'))
+    return { spkiDer: new Uint8Array(Buffer.from(log.spki, 'base64')), guard: { size: log.size, rootHash } }
   }
 }
 

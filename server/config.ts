@@ -58,6 +58,11 @@ const succeeds = name
     'the log whose successor this is: that one is frozen, and stays readable; written by `chancery log succeed`',
   )
 
+const spki = z
+  .base64()
+  .optional()
+  .describe('public key of a log that has a successor and whose private key has left the agent: it is read only')
+
 const log = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('ct'),
@@ -68,6 +73,7 @@ const log = z.discriminatedUnion('kind', [
     database: path,
     roots: path.describe('PEM file: roots whose chains may be logged'),
     succeeds,
+    spki,
     faultPoint,
   }),
   z.strictObject({
@@ -79,6 +85,7 @@ const log = z.discriminatedUnion('kind', [
     key: name,
     database: path,
     succeeds,
+    spki,
     indexOffset: z.int().nonnegative().default(0).describe('entries of the shards before it: virtual indexes go on'),
     faultPoint,
   }),
@@ -95,6 +102,7 @@ const log = z.discriminatedUnion('kind', [
       .optional()
       .describe('where it has a successor: until when uploads to this address are passed on to it, then refused'),
     succeeds,
+    spki,
     faultPoint,
   }),
 ])
@@ -356,6 +364,8 @@ function* crossFaults(config: Config): Generator<string> {
     if (log.kind !== 'rekor-v1' && log.origin.includes(' '))
       yield `logs.${log.name}: only a Rekor v1 origin carries a tree id`
     yield* succeedsFaults(log, config.logs)
+    if (log.spki !== undefined && !config.logs.some(({ succeeds: before }) => before === log.name))
+      yield `logs.${log.name}.spki: only a log that has a successor does without its private key`
   }
   const newAnchor = seen('anchor')
   for (const { name: anchorName, logs = [] } of config.anchors) {

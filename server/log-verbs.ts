@@ -84,7 +84,7 @@ export async function logLines(parts: Parts): Promise<LogLine[]> {
       url: config.url,
       database: config.database,
       state:
-        frozenAtMs !== undefined
+        frozenAtMs !== undefined || config.spki !== undefined
           ? 'frozen'
           : fault === undefined
             ? 'active'

@@ -350,7 +350,8 @@ async function openConfiguredLog(
         ? { signEntry: ctSignEntry(agent, key) }
         : {}
   const faultPoint = config.faultPoint === undefined ? {} : { faultPoint: killAt(config.faultPoint) }
-  const retired = config.spki === undefined ? {} : { retiredSpkiDer: new Uint8Array(Buffer.from(config.spki, 'base64')) }
+  const retired =
+    config.spki === undefined ? {} : { retiredSpkiDer: new Uint8Array(Buffer.from(config.spki, 'base64')) }
   return await openLog({
     name,
     kind,

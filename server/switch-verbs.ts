@@ -2,6 +2,7 @@
 import type { AdminRequest, AdminVerbs } from './admin.ts'
 import { caSwitchVerb } from './ca-switch.ts'
 import { ctRootsVerb } from './ct-roots.ts'
+import { logRetireVerb } from './log-retire.ts'
 import { stageVerb, type Succession } from './log-succession.ts'
 import { logSwitchVerb } from './log-switch.ts'
 import { tsaSwitchVerb } from './tsa-switch.ts'
@@ -22,6 +23,7 @@ export function switchVerbs(succession: Succession): AdminVerbs {
     'tsa-switch': inTurn(async (request) => await tsaSwitchVerb(parts, request)),
     'ct-roots': inTurn(async (request) => await ctRootsVerb(parts, request)),
     'log-stage': inTurn(async (request) => await stageVerb(succession, request)),
+    'log-retire': inTurn(async (request) => await logRetireVerb(parts, request)),
     'log-switch': inTurn(async (request) => await logSwitchVerb(succession, request)),
   }
 }

@@ -150,6 +150,11 @@ export interface Log {
   readonly inspection: Inspection
   /** Ends the log: no new entry, a last head that is signed as such. Rejects with `LogError`; may be asked for again. */
   freeze(): Promise<void>
+  /**
+   * The log's key leaves the agent: takes nothing any more and asks the agent for nothing. What is sealed is read as before;
+   * the next time it is to be opened with `retiredSpkiDer`.
+   */
+  retire(): void
   /** Looks again after an operator has acted on what had ended the writing; resolves with the fault that is left. */
   resume(): Promise<LogError | undefined>
   /** Stops taking entries, finishes what was accepted, closes the store. */

@@ -29,6 +29,11 @@ export interface OpenLogOptions {
   readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'>
   /** Refuses every new entry as `frozen`, whatever the store says; a head that was committed before is still sealed. */
   readonly frozen?: boolean
+  /**
+   * SubjectPublicKeyInfo of a key that has left the agent: the log is read from its store, takes nothing, and asks the agent
+   * for nothing. It needs a signed head.
+   */
+  readonly retiredSpkiDer?: Uint8Array
   /** Have heads signed for witnesses too, where the agent has a key for that; off unless told. */
   readonly witnessed?: boolean
   /** Why no new entry is taken just now (`unavailable`, retriable), or undefined: asked before each. */
@@ -50,7 +55,7 @@ const CT_REFRESH_MS = 600_000
  */
 export async function openLog(options: OpenLogOptions): Promise<Log> {
   const { agent, key, origin, kind, databasePath } = options
-  const { spkiDer } = await agent.key(key)
+  const spkiDer = options.retiredSpkiDer ?? (await agent.key(key)).spkiDer
   const store = await openSqliteStore(databasePath, { kind, origin, spkiDer })
   return startLog(options, options.writing === undefined ? store : timed(store, options.writing), spkiDer)
 }
@@ -88,6 +93,7 @@ export async function startLog(
     logger,
     faultPoint,
     witnessed: options.witnessed ?? false,
+    retired: options.retiredSpkiDer !== undefined,
   })
   try {
     await sequencer.start()
@@ -126,6 +132,7 @@ export async function startLog(
     halt: (reason) => sequencer.halt(reason),
     inspection: store,
     freeze: () => sequencer.freeze(),
+    retire: () => sequencer.retire(),
     resume: () => sequencer.resume(),
     close: () => sequencer.close(),
   }

@@ -63,6 +63,8 @@ export interface SequencerOptions {
   readonly faultPoint: FaultHook | undefined
   /** Heads are signed for witnesses too. */
   readonly witnessed: boolean
+  /** The key has left the agent: what is sealed is read, and nothing else happens. */
+  readonly retired: boolean
 }
 
 /** An entry with its place, on its way from commit to seal. `ticket` is missing for what an earlier process committed. */
@@ -117,6 +119,7 @@ export class Sequencer {
   readonly #writer = randomBytes(8).toString('hex')
   /** Set while the last batches before the log's end are sealed, and for ever after. */
   #freezing = false
+  #retired = false
   #closing = false
   /** Delivered, and not yet known to be stored so. */
   readonly #delivered = new Set<number>()
@@ -124,6 +127,7 @@ export class Sequencer {
 
   constructor(options: SequencerOptions) {
     this.#options = options
+    this.#retired = options.retired
     this.#store = options.store
     this.#pool = new Pool(options.limits.poolSize ?? 2048, options.limits.addDeadlineMs ?? 3_000)
     this.view = new SealedLog(options.store, this.#tree)
@@ -137,6 +141,9 @@ export class Sequencer {
    */
   async start(): Promise<void> {
     await this.#load()
+    if (this.#retired && this.view.newest === undefined) {
+      throw new LogError('unavailable', 'a log without a signed head is nothing without its key')
+    }
     this.#wake()
     await this.#running
     // Another server's last lease runs out within a second; one that lives renews it.
@@ -171,6 +178,8 @@ export class Sequencer {
    */
   async freeze(): Promise<void> {
     this.#freezing = true
+    if (this.#retired && this.view.newest?.frozenAtMs === undefined)
+      throw new LogError('unavailable', 'the key of the log is retired: it signs no last head')
     for (let attempt = 0; this.view.newest?.frozenAtMs === undefined; attempt++) {
       if (this.#fault !== undefined && isFinal(this.#fault)) throw this.#fault
       if (attempt > FREEZE_ATTEMPTS) throw this.#fault ?? new LogError('unavailable', 'the last head was not signed')
@@ -180,10 +189,23 @@ export class Sequencer {
     }
   }
 
+  /** See `Log.retire`. */
+  retire(): void {
+    this.#retired = true
+    this.#freezing = true
+    clearTimeout(this.#retryTimer)
+    this.#retryTimer = undefined
+    if (this.#fault !== undefined && !isFinal(this.#fault)) {
+      this.#fault = undefined
+      logFault.set({ log: this.#options.name }, 0)
+    }
+    this.#abandon(new LogError('frozen', 'the log is frozen; use the current one'))
+  }
+
   /** See `Log.add`. */
   async add(entry: PendingEntry): Promise<Added> {
     if (this.#closing) throw new LogError('unavailable', 'the log is being closed')
-    if (this.#freezing || this.view.newest?.frozenAtMs !== undefined) {
+    if (this.#freezing || this.#retired || this.view.newest?.frozenAtMs !== undefined) {
       throw new LogError('frozen', 'the log is frozen; use the current one')
     }
     if (this.#fault !== undefined && isFinal(this.#fault)) throw this.#fault
@@ -225,9 +247,10 @@ export class Sequencer {
     await this.#storeMarks()
     const { agent, key, origin } = this.#options
     // The next server need not wait for the lease to run out. An agent that is away does not keep this one from ending.
-    await Promise.race([agent.guardedHead({ key, origin, writer: this.#writer, release: true }), delay(200)]).catch(
-      () => undefined,
-    )
+    if (!this.#retired)
+      await Promise.race([agent.guardedHead({ key, origin, writer: this.#writer, release: true }), delay(200)]).catch(
+        () => undefined,
+      )
     await this.#store.close()
   }
 
@@ -246,7 +269,7 @@ export class Sequencer {
       if (error instanceof StoreError && error.code === 'replaced') this.#failed(error)
       return
     }
-    if (this.#fault !== undefined) return
+    if (this.#fault !== undefined || this.#retired) return
     const { agent, key, origin } = this.#options
     const before = this.#guard
     let guard: GuardedHead
@@ -268,7 +291,7 @@ export class Sequencer {
 
   /** Starts the run, unless one is on its way or a failure's pause lasts. Waits a turn so that one turn's adds share a batch. */
   #wake(): void {
-    if (this.#running !== undefined || this.#retryTimer !== undefined) return
+    if (this.#running !== undefined || this.#retryTimer !== undefined || this.#retired) return
     if (this.#fault !== undefined && isFinal(this.#fault)) return
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#running = promise
@@ -596,6 +619,8 @@ export class Sequencer {
     // What is final was said, and a later failure does not make it less so.
     if (this.#fault !== undefined && isFinal(this.#fault)) return this.#abandon(this.#fault)
     const fault = faultOf(error)
+    // What was under way when the key was retired has no consequence any more.
+    if (this.#retired && !isFinal(fault)) return this.#abandon(fault)
     sequencerFailures.inc({ log: name, code: fault.code })
     logFault.set({ log: name }, 1)
     const news = this.#fault?.message !== fault.message

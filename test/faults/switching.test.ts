@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { initialise, serve, type Stack } from '../e2e/stack.ts'
+import { initialise, runChancery, serve, type Stack } from '../e2e/stack.ts'
 import type { StandbyKind } from '#lifecycle'
 import type { AdminError, LoadedConfig } from '#server'
 import { verifyCheckpoint } from '#tlog'
@@ -22,6 +22,7 @@ import {
   judgeV1,
   judgeV2,
   keyIdOf,
+  reconfigureAgent,
   successorOf,
   standbyOf,
   strangeRoot,
@@ -157,4 +158,57 @@ test('a restart comes up the same; a former address passes uploads on until its 
   ])
   expect((await upload(urlOf('rekor-v2'))).status).toBe(201)
   expect(await (await fetch(`${formerUrl}/checkpoint`)).text()).toBe(frozen)
+})
+
+test('former keys leave the agent: former logs are read without them, one key of each kind is left, and the doctor finds nothing', async () => {
+  const former = ['ct', 'rekor-v1', 'rekor-v2'] as const
+  expect(await codeOf(ask('log-retire', { name: standbyOf(dataDir, 'rekor-v1').name }))).toBe('switch_refused')
+  for (const name of former) {
+    expect(await ask('log-retire', { name })).toEqual({ already: false, key: name })
+    expect(await ask('log-retire', { name })).toMatchObject({ already: true })
+  }
+  const gone = new Set<string>(['issuing-ca', 'tsa', ...former, ...former.map((name) => `${name}-witness`)])
+  await reconfigureAgent(dataDir, (file) => {
+    file.keys = Object.fromEntries(Object.entries(file.keys).filter(([name]) => !gone.has(name)))
+    for (const each of Object.values(file.keys))
+      if (each['ctKey'] !== undefined)
+        Object.assign(each, { ctKey: [each['ctKey']].flat().filter((log) => log !== 'ct') })
+  })
+  const reads = async () => {
+    const { logs } = configuration()
+    const url = (name: string) => logs.find((log) => log.name === name)?.url ?? ''
+    const paths = [
+      `${url('ct')}/ct/v1/get-sth`,
+      `${url('ct')}/ct/v1/get-entries?start=0&end=0`,
+      `${url('rekor-v2')}/checkpoint`,
+      `${url('rekor-v2')}/tile/0/000.p/1`,
+      `${url('rekor-v1')}/api/v1/log/entries?logIndex=0`,
+    ]
+    return await Promise.all(
+      paths.map(async (path) => [path, (await fetch(path)).status, await (await fetch(path)).text()]),
+    )
+  }
+  const before = await reads()
+  expect(before.map(([, status]) => status)).toEqual([200, 200, 200, 200, 200])
+  const findings = async () => {
+    const { status, text } = await runChancery(['doctor', '--data', dataDir, '--json'])
+    expect([0, 1], text).toContain(status)
+    const { findings: found } = JSON.parse(text) as { findings: { code: string; subject: string }[] }
+    return found.filter(({ code }) => code !== 'backup_overdue' && code !== 'standby_missing')
+  }
+  expect(await findings()).toEqual([])
+  await stack.stop()
+  stack = await serve(dataDir)
+  expect(await reads()).toEqual(before)
+  expect(await findings()).toEqual([])
+  const purposes = Object.values(
+    parse(readFileSync(join(dataDir, 'agent/online.yaml'), 'utf8')).keys as Record<
+      string,
+      { purposes: string[]; style?: string }
+    >,
+  ).map(({ purposes: of, style }) => `${of.join('+')} ${style ?? ''}`.trim())
+  expect(purposes.length).toBe(new Set(purposes).size + purposes.filter((each) => each === 'witnessHead').length - 1)
+  const again = await startClients(stack, { folder: join(folder, 'after'), lanes: { ca: 1, tsa: 1, v1: 1, v2: 1 } })
+  await again.more(3)
+  expect((await again.finish()).filter(({ status }) => status !== 200 && status !== 201)).toEqual([])
 })

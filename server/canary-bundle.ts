@@ -47,8 +47,11 @@ export function canaryPartsOf(
   checks: EntryChecks,
 ): CanaryParts | string {
   if (authority === undefined) return 'no CA runs here'
+  /** One that was ended for ever, without a successor, is no part of a signature any more. */
   const newest = (kind: CanaryBundle['log']) =>
-    logs.find(({ config }) => config.kind === kind && !logs.some((other) => other.config.succeeds === config.name))
+    logs
+      .filter(({ config, log }) => config.kind === kind && log.head().frozenAtMs === undefined)
+      .find(({ config }) => !logs.some((other) => other.config.succeeds === config.name))
   const [v1, v2] = [newest('rekor-v1'), newest('rekor-v2')]
   if (v1 === undefined && (v2 === undefined || timestamp === undefined)) return 'no log that it could enter runs here'
   const rekorV1 = v1 && services.shardsOf(v1.config.name)

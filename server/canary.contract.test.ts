@@ -159,6 +159,27 @@ test('a former log keeps its signatures; with the next one that is taken away, u
   })
 })
 
+test('a log that was ended for ever is left out; without any log the kept signatures decide alone', async () => {
+  const freeze = async (kind: string) => {
+    const logs = (await ask('logs')) as { name: string; kind: string; origin: string; frozen: boolean }[]
+    const log = logs.findLast((one) => one.kind === kind)
+    await ask('log-freeze', { name: log?.name, confirm: log?.origin })
+  }
+  await freeze('rekor-v2')
+  expect((await prove()).new.bundles.map(({ log }) => log)).toEqual(['rekor-v1'])
+  await freeze('rekor-v1')
+  expect(await refusal('canary', {})).toMatchObject({
+    code: 'canary_failed',
+    message: 'no signature can be made: no log that it could enter runs here',
+  })
+  expect(await ask('trust-publish', { renew: true })).toMatchObject({ state: 'published' })
+  const [name = ''] = readdirSync(canaries)
+  const kept = readFileSync(join(canaries, name), 'utf8')
+  writeFileSync(join(canaries, name), kept.replaceAll('"signature": "ME', '"signature": "MF'))
+  expect(await refusal('trust-publish', { renew: true })).toMatchObject({ code: 'canary_failed' })
+  writeFileSync(join(canaries, name), kept)
+})
+
 /** items.json as it is published: a refused change may stand in it. */
 function restoreItems(): void {
   writeFileSync(join(data, 'trust-root/items.json'), served('.items.json'))

@@ -24,7 +24,8 @@ Keep and bring back:
   restore   bring an installation back, at exactly the heads its agent remembers
 
 What clients trust:
-  trust     show it, publish it, have custodians sign it
+  trust     show it, publish it, have custodians sign it; export it for clients;
+            what another machine needs to join
 
 Logs:
   log       list, show, check, freeze, adopt; start a successor

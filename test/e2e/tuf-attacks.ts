@@ -2,7 +2,7 @@
  * What an attacker can make of a repository: with the mirror alone, with the online key as well, with that and one
  * custodian's key of the two that are needed. Each attack is a set of files for a hostile mirror.
  */
-import type { TufClientName } from './tuf-clients.ts'
+import { type TufClientName, tufClientNames } from './tuf-clients.ts'
 import {
   type Files,
   filesOf,
@@ -64,7 +64,7 @@ export const attacks: readonly Attack[] = [
   },
   {
     name: 'rolled back to before the root rotation, newer roots hidden',
-    against: ['cached', 'pinned'],
+    against: ['cached', 'pinned', 'fresh'],
     refusal: refusals.unsignedTimestamp,
     files: ({ step }) => filesOf(step('targets changed')),
   },
@@ -241,6 +241,12 @@ export const gaps: readonly {
     because:
       'it forgets the newer root that it had cached, and with it what the newer online key signed; so the old ' +
       'timestamp counts again for as long as it holds. Give cosign no TUF_ROOT_JSON beside a cache, or the newest root',
+  },
+  {
+    attack: /^rolled back to before the root rotation/,
+    state: 'fresh',
+    clients: tufClientNames,
+    because: 'who has only the first root cannot know of more; TUF bounds this by the end of the old timestamp',
   },
   {
     attack: /^"forbidden" for a next root/,

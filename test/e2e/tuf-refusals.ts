@@ -30,7 +30,7 @@ function expired(role: string): Refusal {
 function notFound(status: number): Refusal {
   return {
     'go-tuf v2': new RegExp(`^failed to download .*\\d\\.root\\.json, http status code: ${status}$`),
-    'go-tuf 0.7': new RegExp(`^tuf: failed to download \\d\\.root\\.json: .*unexpected HTTP status ${status}$`),
+    'go-tuf 0.7': new RegExp(`^tuf: failed to download \\d+\\.root\\.json: .*unexpected HTTP status ${status}$`),
     'tuf-js': /^Error: Failed to download$/,
     'python-tuf': new RegExp(`^DownloadHTTPError: HTTP error occurred with status ${status}$`),
   }

@@ -109,14 +109,23 @@ function allSigned(form: string): Record<string, boolean> {
   return Object.fromEntries(Object.keys(of(form)).map((name) => [name, name !== 'unsigned']))
 }
 
-/** Rotates, and signs with what is new; `inTheWait` is done when it is published and clients' caches are waited for. */
-async function rotateAndSign(kind: string, inTheWait = async (): Promise<void> => {}): Promise<void> {
-  if ((await rotate(kind)) === 7) {
+interface Rotating {
+  /** More words for the command. */
+  readonly words?: readonly string[]
+  /** What the images are called; `after-<kind>` unless told. */
+  readonly name?: string
+  /** Done when the new key is published and clients' caches are waited for. */
+  readonly inTheWait?: () => Promise<void>
+}
+
+/** Rotates, and signs with what is new. */
+async function rotateAndSign(kind: string, { words = [], name, inTheWait }: Rotating = {}): Promise<void> {
+  if ((await rotate(kind, ...words)) === 7) {
     await look(looksAgain)
-    await inTheWait()
+    await inTheWait?.()
     expect(await rotate('resume', '--shorten=i-accept-that-cached-clients-may-refuse')).toBe(0)
   }
-  await sign(`after-${kind}`)
+  await sign(name ?? `after-${kind}`)
 }
 
 function whoReadsTufLetsInAll(): void {
@@ -130,8 +139,10 @@ function whoReadsTufLetsInAll(): void {
 
 describe('rotate rekor-v1', () => {
   beforeAll(() =>
-    rotateAndSign('rekor-v1', async () => {
-      exportedInTheWait = await runCommands(dataDir, values)
+    rotateAndSign('rekor-v1', {
+      inTheWait: async () => {
+        exportedInTheWait = await runCommands(dataDir, values)
+      },
     }),
   )
   whoReadsTufLetsInAll()
@@ -169,8 +180,23 @@ describe('a policy that does not know the new key of the log', () => {
   })
 })
 
+describe('rotate rekor-v1 --emergency: every policy of before knows the key that stood by', () => {
+  beforeAll(() => rotateAndSign('rekor-v1', { words: ['--emergency', '--confirm'], name: 'emergency' }))
+
+  test.each([
+    'Kyverno, keys in the policy',
+    'Kyverno, keys from a TUF client that has not looked',
+    'policy-controller',
+  ] as const)('%s', async (setup) => {
+    expect(await judge(setup, 'legacy')).toEqual(allSigned('legacy'))
+  })
+})
+
 describe.runIf(LONG)('rotate ct-log', () => {
-  beforeAll(() => rotateAndSign('ct-log'))
+  beforeAll(async () => {
+    await rotate('standby')
+    await rotateAndSign('ct-log')
+  })
   whoReadsTufLetsInAll()
 
   test('keys in the policy: what has a certificate from after it stays out', async () => {
@@ -186,9 +212,11 @@ describe.runIf(LONG)('rotate root-ca', () => {
   let before: Values
 
   beforeAll(() =>
-    rotateAndSign('root-ca', async () => {
-      before = values
-      values = { ...values, ROOT_CERTIFICATE: await rootsOfAnExport() }
+    rotateAndSign('root-ca', {
+      inTheWait: async () => {
+        before = values
+        values = { ...values, ROOT_CERTIFICATE: await rootsOfAnExport() }
+      },
     }),
   )
   whoReadsTufLetsInAll()

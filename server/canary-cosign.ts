@@ -9,16 +9,16 @@ import { CANARY_ARTIFACT } from './canary-bundle.ts'
 
 const run = promisify(execFile)
 
-/** The configured program, or the `cosign` of PATH, or undefined. */
+/** The configured program, or the `cosign` of PATH, or undefined. Rejects if one is configured and not to be run. */
 export async function findCosign(configured: string | undefined): Promise<string | undefined> {
-  const candidates = configured === undefined ? inPath() : [configured]
-  for (const candidate of candidates) {
+  for (const candidate of configured === undefined ? inPath() : [configured]) {
     const usable = await access(candidate, constants.X_OK).then(
       () => true,
       () => false,
     )
     if (usable) return candidate
   }
+  if (configured !== undefined) throw new Error(`trustRoot.cosign: ${configured} cannot be run`)
   return undefined
 }
 
@@ -33,8 +33,8 @@ function inPath(): string[] {
 const TIMEOUT_MS = 60_000
 
 /**
- * `cosign verify-blob` on files alone: nothing of this machine's settings, and no network, has a say. Rejects with what
- * cosign said.
+ * `cosign verify-blob` on files alone: nothing of this machine's settings, and no network, has a say. True if it verifies,
+ * false if this cosign is too old to be asked. Rejects with what cosign said.
  */
 export async function verifyWithCosign(
   cosign: string,
@@ -43,7 +43,7 @@ export async function verifyWithCosign(
     trustedRoot,
     identity,
   }: { readonly bundle: unknown; readonly trustedRoot: unknown; readonly identity: string },
-): Promise<void> {
+): Promise<boolean> {
   const home = await mkdtemp(join(tmpdir(), 'chancery-canary-'))
   const file = async (name: string, content: string | Uint8Array) => {
     await writeFile(join(home, name), content)
@@ -66,8 +66,12 @@ export async function verifyWithCosign(
       await file('artifact', CANARY_ARTIFACT),
     ]
     await run(cosign, words, { cwd: home, env: { HOME: home, TUF_ROOT: join(home, 'tuf') }, timeout: TIMEOUT_MS })
+    return true
   } catch (cause) {
-    throw new Error(`cosign says: ${saidBy(cause)}`, { cause })
+    const said = saidBy(cause)
+    // Before 2.4 there is no --trusted-root.
+    if (/unknown flag/.test(said)) return false
+    throw new Error(`cosign says: ${said}`, { cause })
   } finally {
     await rm(home, { recursive: true, force: true })
   }
@@ -82,6 +86,6 @@ function hasTimestamp(bundle: unknown): boolean {
 
 function saidBy(cause: unknown): string {
   const { stderr, message } = cause as { readonly stderr?: string; readonly message?: string } // of execFile
-  const lines = (stderr ?? '').trim().split('\n')
+  const lines = (stderr ?? '').split('\n').filter((line) => line.trim() !== '')
   return lines.findLast((line) => /^error/i.test(line)) ?? lines.at(-1) ?? message ?? 'nothing'
 }

@@ -131,16 +131,16 @@ export class Canaries {
   }
 
   async #verified(canary: Canary, trust: Trust, { byCosign }: { byCosign: boolean }): Promise<VerifiedCanary> {
-    const cosign = byCosign ? await findCosign(this.#options.cosign) : undefined
     const bundles: VerifiedCanary['bundles'][number][] = []
     for (const { log, signedBy, bundle } of this.#demandedOf(canary, trust)) {
       const { identity } = canary
       const names = Object.entries(signedBy).map(
         ([kind, key]) => nameAt(trust.byKey.get(key), canary.madeAt) ?? `a dropped ${kind}`,
       )
+      const verifiedBy: ('chancery' | 'cosign')[] = ['chancery']
       try {
         await verifyOurselves(bundle, trust.trustedRoot, identity)
-        if (cosign !== undefined) await verifyWithCosign(cosign, { bundle, trustedRoot: trust.trustedRoot, identity })
+        if (byCosign && (await this.#byCosign(bundle, trust, identity))) verifiedBy.push('cosign')
         requireWindows(signedBy, canary.madeAt, trust)
       } catch (cause) {
         const why = cause instanceof Error ? cause.message : String(cause)
@@ -151,10 +151,20 @@ export class Canaries {
           { cause },
         )
       }
-      const verifiedBy = cosign === undefined ? (['chancery'] as const) : (['chancery', 'cosign'] as const)
       bundles.push({ log, identity, signedBy: names, verifiedBy })
     }
     return { id: canary.id, madeAt: canary.madeAt.toISOString(), bundles }
+  }
+
+  /** False where there is no cosign that could be asked. */
+  async #byCosign(bundle: unknown, { trustedRoot }: Trust, identity: string): Promise<boolean> {
+    const { cosign: configured, logger } = this.#options
+    const cosign = await findCosign(configured)
+    if (cosign === undefined) return false
+    if (await verifyWithCosign(cosign, { bundle, trustedRoot, identity })) return true
+    if (configured !== undefined) throw new Error(`trustRoot.cosign: ${configured} is too old to be asked`)
+    logger.warn({ cosign }, 'the cosign in PATH is too old to verify the canary')
+    return false
   }
 }
 

@@ -133,8 +133,11 @@ async function layOut(folder: string, text: string, kit: OpenedKit): Promise<voi
 
 function clientFiles(folder: string, kit: OpenedKit): [string, Uint8Array][] {
   const rendered = renderExports(materialOf(kit), { at: join(folder, 'clients') })
-  return [...rendered].flatMap(([client, { files }]) =>
-    [...files].map(([path, bytes]): [string, Uint8Array] => [join('clients', client, path), bytes]),
+  return [...rendered].flatMap(([client, { files, lines }]) =>
+    [...files, ['use.sh', Buffer.from(`${lines.join('\n')}\n`)] as const].map(([path, bytes]): [string, Uint8Array] => [
+      join('clients', client, path),
+      bytes,
+    ]),
   )
 }
 

@@ -237,6 +237,9 @@ describe('an import', () => {
       'sigstore-python',
     ])
     expect(sha256(readFileSync(join(folder, 'clients/cosign/trusted_root.json')))).toBe(served['trusted_root.json'])
+    expect(readFileSync(join(folder, 'clients/cosign/use.sh'), 'utf8')).toContain(
+      `--trusted-root ${join(folder, 'clients/cosign/trusted_root.json')}`,
+    )
   })
 
   test('of an older kit is refused and changes nothing; the same again is no fault', async () => {

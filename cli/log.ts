@@ -1,8 +1,9 @@
 /** `chancery log`: what operators do to single logs. */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import { OperatorError } from '#alarms'
+import type { Succeeded } from '#lifecycle'
 import type { FsckAnswer, LoadedConfig, LogLine } from '#server'
 import { printJson, table, wrapped } from './agent-options.ts'
 import { showSteps } from './progress.ts'
@@ -116,15 +117,14 @@ Examples:
 
 async function succeedLog(name: string, options: SucceedCommandOptions): Promise<void> {
   const loaded = await loadedOf(options)
-  const { nextName, succeed } = await import('#lifecycle')
+  const { nextName, succeed, succeedingLog } = await import('#lifecycle')
   const log = loaded.config.logs.find((found) => found.name === name)
   if (log === undefined) throw new OperatorError('no_such_log', `there is no log ${name}; see: chancery log ls`)
   const heir = loaded.config.logs.find(({ succeeds }) => succeeds === name)
-  const journal = loaded.resolve(`lifecycle/succeed-${name}.json`)
-  if (heir !== undefined && !existsSync(journal)) {
+  if (heir !== undefined && succeedingLog(loaded.dataDir) !== name) {
     throw new OperatorError('log_frozen', `log ${name} has a successor already: ${heir.name}`)
   }
-  const plan = `log ${name} (${log.origin}) ends, and ${nextName(loaded.dataDir, name)} takes its place`
+  const plan = `log ${name} (${log.origin}) ends, and ${heir?.name ?? nextName(loaded.dataDir, name)} takes its place`
   if (options.dryRun === true) {
     process.stdout.write(`${plan}. Nothing was changed\n`)
     return
@@ -132,28 +132,42 @@ async function succeedLog(name: string, options: SucceedCommandOptions): Promise
   if (options.publishOnly !== true && options.confirm !== log.origin) {
     throw new OperatorError('confirmation_needed', `${plan}. Nothing was done; add --confirm '${log.origin}'`)
   }
+  const { installationOf } = await import('./rotation.ts')
+  const { listen, url } = options
   const done = await succeed({
-    dataDir: loaded.dataDir,
+    installation: await installationOf(options),
     log,
-    agent: { dataDir: loaded.dataDir, agent: options.agent },
-    ask: (verb, argument) => ask(loaded, verb, argument),
+    wishes: { ...(listen === undefined ? {} : { listen }), ...(url === undefined ? {} : { url }) },
     publishOnly: options.publishOnly ?? false,
-    ...(options.listen === undefined ? {} : { listen: options.listen }),
-    ...(options.url === undefined ? {} : { url: options.url }),
-    onStep: (step) => {
-      if (options.json !== true) process.stderr.write(`  ${step}\n`)
+    onStep: (step, phase) => {
+      if (options.json !== true && phase === 'begun') process.stderr.write(`  ${step}\n`)
     },
   })
-  if (options.json === true) return printJson(done)
-  const { successor, origin, url, former } = done
+  if (options.json === true) printJson(done)
+  else process.stdout.write(await succeededScreen(name, done, options.data))
+  if (done.pause?.state === 'awaiting-signatures') {
+    const words = `the trust root waits for its custodians; then: chancery log succeed ${name}`
+    throw new OperatorError('awaiting_signatures', words)
+  }
+}
+
+async function succeededScreen(
+  name: string,
+  { successor, origin, url, former, pause }: Succeeded,
+  data: string,
+): Promise<string> {
+  const { pendingScreen } = await import('./trust-options.ts')
   const lines =
     former === undefined
-      ? [`the key of ${successor} (${origin}) is published; switch with: chancery log succeed ${name}`]
+      ? [
+          `the key of ${successor} (${origin}) is ${pause === undefined ? 'published' : 'made'}; switch with: chancery log succeed ${name}`,
+        ]
       : [
           `log ${name} has ended at ${former.size} entries${former.frozen ? '' : ' (without a last head: it was read-only before)'}`,
           `log ${successor} takes entries: ${origin}, ${url}`,
         ]
-  process.stdout.write(`${lines.join('\n')}\n`)
+  if (pause?.state === 'awaiting-signatures') lines.push(pendingScreen(pause.pending, data).trimEnd())
+  return `${lines.join('\n')}\n`
 }
 
 function common(command: Command): Command {

@@ -17,6 +17,7 @@ const WORDS: Readonly<Record<string, string>> = {
   switch: 'sign with it',
   prove: 'verify an old and a new signature',
   end: 'end the window of the former key',
+  sct: 'take the promise of the new log alone',
   retire: 'put the former key away',
 }
 
@@ -134,9 +135,8 @@ function nextCommand(pause: Pause | undefined, where: string): string {
 /** What an operator should know of one that is done. */
 function afterwards({ kind, facts, ended }: RotationRecord): string[] {
   if (ended?.outcome !== 'done') return []
-  const { retired = {}, restartNeeded } = facts as {
+  const { retired = {} } = facts as {
     retired?: Record<string, { destroyed: boolean; idHex: string; token: string }>
-    restartNeeded?: boolean
   } // of the journal
   return [
     ...Object.entries(retired).map(([name, { destroyed, idHex, token }]) =>
@@ -144,7 +144,6 @@ function afterwards({ kind, facts, ended }: RotationRecord): string[] {
         ? `  key ${name} is destroyed`
         : `  key ${name} is kept on token ${token}, in no configuration:\n    ${idHex}`,
     ),
-    ...(restartNeeded === true ? ['  restart the server now: it serves the new shard only then'] : []),
     ...(kind === 'root-ca'
       ? ['  the timestamp authority and the standby set are below the former root:', '  rotate them when you can']
       : []),

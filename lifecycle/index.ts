@@ -10,7 +10,7 @@ export { restore, type RestoreOptions, type Restored, type RestoreStep, verifyBa
 export { type Reconciled, reconcile, type ReconcileSources, type ReconcileStep, USES } from './reconcile.ts'
 export { serviceNames } from './layout.ts'
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'
-export { succeed, type Succeeded, type SucceedOptions, type SucceedStep } from './succeed.ts'
+export { succeed, succeedingLog, type Succeeded, type SucceedOptions } from './succeed.ts'
 export {
   bringIntoService,
   type Emergency,

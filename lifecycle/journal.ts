@@ -71,14 +71,14 @@ export interface Rotations {
 }
 
 /** Reads the journal of a data folder. Throws `rotation_unreadable` for a file that this program did not write. */
-export function readRotations(dataDir: string): Rotations {
+export function readRotations(dataDir: string, name = 'rotation'): Rotations {
   const folder = join(dataDir, 'lifecycle/rotations')
   const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.json')) : []
   const history = names
     .toSorted()
     .toReversed()
     .map((name) => read(join(folder, name)))
-  const current = currentFile(dataDir)
+  const current = join(dataDir, `lifecycle/${name}.json`)
   return { current: existsSync(current) ? read(current) : undefined, history }
 }
 
@@ -199,10 +199,6 @@ export function underway({ kind, startedAt, startedBy }: RotationRecord): Operat
     'rotation_underway',
     `a rotation of ${kind} is under way since ${startedAt}, begun by ${startedBy}; finish or undo it first: chancery rotate status`,
   )
-}
-
-function currentFile(dataDir: string): string {
-  return join(dataDir, 'lifecycle/rotation.json')
 }
 
 function read(path: string): RotationRecord {

@@ -2,6 +2,18 @@
 import { randomBytes } from 'node:crypto'
 import type { LogKind } from '#transparency-log'
 
+/** A log as it is configured now, with all of its fields. */
+export interface FormerLog {
+  readonly name: string
+  readonly kind: LogKind
+  readonly origin: string
+  readonly listen: string
+  readonly url: string
+  readonly key: string
+  readonly database: string
+  readonly [field: string]: unknown
+}
+
 /** `rekor-v1` → `rekor-v1-2` → `rekor-v1-3`; of names that are `taken` (a standby has one) the next. */
 export function successorName(name: string, taken: ReadonlySet<string> = new Set()): string {
   const [, base = name, number = '1'] = /^(.*?)(?:-(\d+))?$/.exec(/^rekor-v\d$/.test(name) ? `${name}-1` : name) ?? []

@@ -8,11 +8,20 @@ import { keyStep } from './keys.ts'
 import { proveStep } from './prove.ts'
 import { endStep, publishStep, waitStep } from './publication.ts'
 import type { RotationPlan, Step } from './rotation.ts'
-import { activeLog, isSucceeded, planShard, shardAgentStep, shardEnds, shardItem, shardSwitchStep } from './shard.ts'
+import {
+  activeLog,
+  isSucceeded,
+  planShard,
+  shardAgentStep,
+  shardEnds,
+  shardItem,
+  shardRetireStep,
+  shardSwitchStep,
+} from './shard.ts'
 
 /** No final certificate carries the former log's promise any more. */
 const oneLogStep: Step = {
-  name: 'retire',
+  name: 'sct',
   run: async ({ installation, facts }) => {
     const reach = reachOf(installation, 'services')
     const former = formerKey(facts).name
@@ -41,6 +50,7 @@ export const ctLog: RotationPlan = {
     proveStep,
     endStep(shardEnds),
     oneLogStep,
+    shardRetireStep,
   ],
   isSwitched: isSucceeded,
 }

@@ -111,7 +111,8 @@ export const factsSchema = z.strictObject({
   switchedAt: time.optional(),
   /** What the switch found of a log that ended. */
   formerSize: z.int().optional(),
-  restartNeeded: z.boolean().optional(),
+  /** Whether its last head was signed as such. */
+  formerFrozen: z.boolean().optional(),
   provedAt: time.optional(),
   formerEnd: time.optional(),
   /** TUF versions after the last publication. */

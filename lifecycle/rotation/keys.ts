@@ -46,7 +46,7 @@ function freeId(bytes: number, taken: ReadonlySet<string>): string {
 export async function nextFreeName(installation: Installation, former: string): Promise<string> {
   const { dataDir, logs } = installation
   const keys = agentNames(dataDir).flatMap((agent) => Object.keys(keysIn({ dataDir, agent })))
-  const items = (await inventoryOf(installation)).items.map(({ id }) => id)
+  const items = installation.trustRoot === undefined ? [] : (await inventoryOf(installation)).items.map(({ id }) => id)
   const labels = await withSide(installation, 'services', async (admin) => {
     const tokens = await admin.tokens()
     return (await Promise.all(tokens.map(({ name }) => admin.listObjects(name)))).flat().map(({ label }) => label)

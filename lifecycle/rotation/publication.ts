@@ -76,6 +76,7 @@ export function publishStep(itemOf: (rotation: Rotation) => TrustItem | Promise<
   return {
     name: 'publish',
     run: async (rotation) => {
+      if (rotation.installation.trustRoot === undefined) return undefined
       const item = await itemOf(rotation)
       const before = await timestampExpires(rotation)
       const pause = await change(rotation, [{ op: 'add', item: jsonOfItem({ ...item, state: 'trusted' }) }])
@@ -110,7 +111,8 @@ export function waitReasons({ at, timestampExpires: expires }: { at: string; tim
 /** Every client has had the time to notice, or somebody has said that it need not. */
 export const waitStep: Step = {
   name: 'wait',
-  run: async ({ facts, resuming, keep, now }) => {
+  run: async ({ installation, facts, resuming, keep, now }) => {
+    if (installation.trustRoot === undefined) return undefined
     const reasons = waitReasons(known(facts.published, 'publication'))
     const until = reasons.map((each) => each.until).reduce((one, other) => (one > other ? one : other))
     keep({ waitUntil: until })
@@ -127,6 +129,7 @@ export function endStep(endOf: (rotation: Rotation) => Date): Step {
   return {
     name: 'end',
     run: async (rotation) => {
+      if (rotation.installation.trustRoot === undefined) return undefined
       const { former, item } = rotation.facts
       const end = rotation.facts.formerEnd ?? wholeSeconds(endOf(rotation))
       rotation.keep({ formerEnd: end })

@@ -6,7 +6,16 @@ import { keyStep } from './keys.ts'
 import { proveStep } from './prove.ts'
 import { endStep, publishStep, waitStep } from './publication.ts'
 import type { RotationPlan } from './rotation.ts'
-import { activeLog, isSucceeded, planShard, shardAgentStep, shardEnds, shardItem, shardSwitchStep } from './shard.ts'
+import {
+  activeLog,
+  isSucceeded,
+  planShard,
+  shardAgentStep,
+  shardEnds,
+  shardItem,
+  shardRetireStep,
+  shardSwitchStep,
+} from './shard.ts'
 
 export const rekorV1: RotationPlan = {
   plan: async (installation, wishes, now) =>
@@ -19,6 +28,7 @@ export const rekorV1: RotationPlan = {
     shardSwitchStep,
     proveStep,
     endStep(shardEnds),
+    shardRetireStep,
   ],
   isSwitched: isSucceeded,
 }

@@ -7,7 +7,16 @@ import { keyStep } from './keys.ts'
 import { proveStep } from './prove.ts'
 import { endStep, publishStep, waitStep } from './publication.ts'
 import type { RotationPlan } from './rotation.ts'
-import { activeLog, isSucceeded, planShard, shardAgentStep, shardEnds, shardItem, shardSwitchStep } from './shard.ts'
+import {
+  activeLog,
+  isSucceeded,
+  planShard,
+  shardAgentStep,
+  shardEnds,
+  shardItem,
+  shardRetireStep,
+  shardSwitchStep,
+} from './shard.ts'
 
 export const rekorV2: RotationPlan = {
   plan: async (installation, wishes, now) =>
@@ -20,6 +29,7 @@ export const rekorV2: RotationPlan = {
     shardSwitchStep,
     proveStep,
     endStep(shardEnds),
+    shardRetireStep,
   ],
   isSwitched: isSucceeded,
 }

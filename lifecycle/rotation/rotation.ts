@@ -13,9 +13,10 @@ import { OperatorError } from '#alarms'
 import type { PendingSummary } from '#trust-root'
 import type { AgentReach } from '../agents.ts'
 import { Journal, type RotationKind, type RotationRecord, underway } from '../journal.ts'
-import type { FormerLog } from '../succeed.ts'
+import type { FormerLog } from '../log-names.ts'
 import { type Facts, factsSchema } from './facts.ts'
 import { kindOf } from './kinds.ts'
+import { inventoryOf } from './publication.ts'
 import { undo } from './undo.ts'
 
 /** What a rotation needs of the configuration that is in force. */
@@ -113,6 +114,7 @@ export async function planRotation(
   kind: RotationKind,
   { installation, now = () => new Date(), ...wishes }: RotationOptions & Wishes,
 ): Promise<Facts> {
+  await inventoryOf(installation)
   return await kindOf(kind).plan(installation, wishes, now())
 }
 
@@ -124,6 +126,8 @@ export async function rotate(
   const { installation, wishes, resuming = {}, now = () => new Date() } = options
   return await withJournal(options, async (journal) => {
     if (journal.current !== undefined) throw underway(journal.current)
+    // Clients could not be told, and nothing proved.
+    await inventoryOf(installation)
     journal.begin(kind, await kindOf(kind).plan(installation, wishes, now()))
     return await advance(journal, options, resuming)
   })
@@ -173,11 +177,16 @@ function present({ current }: Journal): RotationRecord {
   return current
 }
 
-/** The steps that are not done, one after the other, until one has to wait. */
-async function advance(journal: Journal, options: RotationOptions, resuming: Resuming): Promise<Rotated> {
+/** The steps that are not done, one after the other, until one has to wait; those that are left out are none. */
+export async function advance(
+  journal: Journal,
+  options: RotationOptions,
+  resuming: Resuming,
+  leftOut: readonly string[] = [],
+): Promise<Rotated> {
   const { onStep = () => undefined } = options
   for (const { name, run } of kindOf(present(journal).kind).steps) {
-    if (!journal.start(name)) continue
+    if (leftOut.includes(name) || !journal.start(name)) continue
     onStep(name, 'begun')
     const pause = await run(rotationIn(journal, options, resuming))
     if (pause !== undefined) return { record: present(journal), pause }

@@ -6,12 +6,11 @@ import { OperatorError } from '#alarms'
 import { witnessOrigin } from '#tlog'
 import type { LogKind } from '#transparency-log'
 import type { TrustItem, TrustItemKind } from '#trust-root'
-import { newTreeId, shardOrigin } from '../log-names.ts'
-import type { FormerLog } from '../succeed.ts'
+import { type FormerLog, newTreeId, shardOrigin } from '../log-names.ts'
 import { editAgentFile, keyIn, keysIn, putKey, reachOf, reload, withSide } from './agent-file.ts'
 import { requireActive, startingNow } from './authority.ts'
 import { type Facts, formerKey, known } from './facts.ts'
-import { entryOf, nextFreeName, plannedLike, signerOf, spkiOf } from './keys.ts'
+import { entryOf, nextFreeName, plannedLike, retireStep, signerOf, spkiOf } from './keys.ts'
 import { itemOfDer } from './publication.ts'
 import type { Installation, Rotation, Step, Wishes } from './rotation.ts'
 
@@ -38,8 +37,7 @@ export async function planShard(
 ): Promise<Facts> {
   const reach = reachOf(installation, 'services')
   const former = keyIn(reach, log.key)
-  const item = await itemOfDer(installation, new Uint8Array(Buffer.from(former.spki, 'base64')))
-  requireActive(item)
+  const item = await publishedItem(installation, new Uint8Array(Buffer.from(former.spki, 'base64')))
   const name = await nextFreeName(installation, log.name)
   const keys = await withSide(installation, 'services', async (admin) => {
     const signer = await plannedLike(admin, log.key, { name, side: 'services' })
@@ -51,8 +49,12 @@ export async function planShard(
   const witnessKeys = former.witnessKey === undefined ? [] : [former.witnessKey]
   return {
     destroyOldKey: wishes.destroyOldKey ?? false,
-    former: { keys: [log.key, ...witnessKeys].map((key) => ({ name: key, side: 'services' })), item: item.id, log },
-    item: name,
+    former: {
+      keys: [log.key, ...witnessKeys].map((key) => ({ name: key, side: 'services' })),
+      log,
+      ...(item && { item: item.id }),
+    },
+    ...(item && { item: name }),
     start: startingNow(now),
     keys,
     shard: {
@@ -63,6 +65,14 @@ export async function planShard(
       database: join(dirname(log.database), `${name}.db`),
     },
   }
+}
+
+/** Undefined where nothing is published from here: a log may be succeeded nevertheless. */
+async function publishedItem(installation: Installation, spkiDer: Uint8Array): Promise<TrustItem | undefined> {
+  if (installation.trustRoot === undefined) return undefined
+  const item = await itemOfDer(installation, spkiDer)
+  requireActive(item)
+  return item
 }
 
 /** Rekor v1 keeps the address of its service. Others: a name gets the shard's host at the same port, a bare address a free port. */
@@ -172,7 +182,7 @@ export function isSucceeded({ installation, facts }: Pick<Rotation, 'installatio
   return installation.logs.some(({ name }) => name === known(facts.shard, 'shard').name)
 }
 
-const switched = z.object({ size: z.int(), restartNeeded: z.boolean().default(false) })
+const switched = z.object({ size: z.int(), frozen: z.boolean() })
 
 /** Asks the server to end the former shard and to put the next in its place. */
 export const shardSwitchStep: Step = {
@@ -180,8 +190,8 @@ export const shardSwitchStep: Step = {
   run: async ({ installation, facts, keep, now }) => {
     const { name } = known(facts.former.log, 'log')
     const answer = await installation.ask('log-switch', { name, successor: shardConfig(facts) })
-    const { size, restartNeeded } = switched.parse(answer)
-    keep({ formerSize: size, restartNeeded, switchedAt: facts.switchedAt ?? now().toISOString() })
+    const { size, frozen } = switched.parse(answer)
+    keep({ formerSize: size, formerFrozen: frozen, switchedAt: facts.switchedAt ?? now().toISOString() })
     return undefined
   },
 }
@@ -189,4 +199,14 @@ export const shardSwitchStep: Step = {
 /** The second after the last entry. */
 export function shardEnds({ facts }: Rotation): Date {
   return new Date(Date.parse(known(facts.switchedAt, 'time of the switch')) + 1000)
+}
+
+/** The server reads the former shard without its keys from now on; then they leave the agent. */
+export const shardRetireStep: Step = {
+  name: 'retire',
+  run: async (rotation) => {
+    const { name } = known(rotation.facts.former.log, 'log')
+    await rotation.installation.ask('log-retire', { name })
+    return await retireStep.run(rotation)
+  },
 }

@@ -89,8 +89,10 @@ async function expectSound(): Promise<void> {
       kind,
     ).toEqual([])
   }
-  for (const purpose of ['certificate', 'timestamp', 'tuf snapshot']) expect(keysFor('online', purpose)).toHaveLength(1)
+  for (const purpose of ['certificate', 'timestamp', 'sct', 'set', 'tuf snapshot'])
+    expect(keysFor('online', purpose)).toHaveLength(1)
   for (const purpose of ['caCertificate', 'tuf targets']) expect(keysFor('root', purpose)).toHaveLength(1)
+  for (const purpose of ['treeHead', 'witnessHead']) expect(keysFor('online', purpose)).toHaveLength(3)
   expect(keysFor('online', 'certificateRequest')).toEqual([])
   const retired = new Map(
     history.flatMap(({ facts }) =>

@@ -201,7 +201,7 @@ describe('Rekor v2', () => {
     await passedOn()
   })
 
-  const STEPS = ['plan', 'key', 'witness-key', 'agent', 'publish', 'switch'] as const
+  const STEPS = ['plan', 'key', 'agent', 'publish', 'wait', 'switch', 'end'] as const
   test.each(LONG ? STEPS : (['key', 'switch'] as const))(
     'killed at the step %s and called again, there is exactly one active shard',
     async (step) => {
@@ -223,7 +223,7 @@ describe('Rekor v2', () => {
       }[]
       expect(lines.filter(({ kind, state }) => kind === 'rekor-v2' && state === 'active')).toHaveLength(1)
       expect(lines.find(({ name }) => name === active)?.state).toBe('frozen')
-      expect(existsSync(join(dataDir, `lifecycle/succeed-${active}.json`))).toBe(false)
+      expect(existsSync(join(dataDir, 'lifecycle/succession.json'))).toBe(false)
       succeeded(await log('fsck', '--all'))
     },
   )

@@ -365,10 +365,12 @@ async function record(installation: Installation, { member, former, switchedAt =
   })
 }
 
-/** The serving agent knows a lost key of an authority no more. A log's reader still asks for the former log's public key. */
+/** The serving agent knows a lost key no more. What it logged is read by its public half, which the server keeps. */
 async function retire(installation: Installation, { member, former }: Facts): Promise<void> {
-  if ('origin' in member) return
-  editAgentFile(reachOf(installation, 'services'), (document) => dropKey(document, signerOf(former)))
+  if ('origin' in member) await installation.ask('log-retire', { name: former.name })
+  editAgentFile(reachOf(installation, 'services'), (document) => {
+    for (const { name } of former.keys) dropKey(document, name)
+  })
   await withSide(installation, 'services', async (admin) => await reload(admin, []))
 }
 

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { type Command, InvalidArgumentError } from 'commander'
 import type { PendingSummary, Publication, Roles, TrustDiff, TrustRootStatus, Withdrawn } from '#trust-root'
 import { confirmed, printJson, table } from './agent-options.ts'
+import { registerCanary } from './trust-canary.ts'
 import { registerCustodian } from './trust-custodian.ts'
 import { registerExport } from './trust-export.ts'
 import { registerImport } from './trust-import.ts'
@@ -31,6 +32,7 @@ Examples:
   registerLooks(trust)
   registerPublish(trust)
   registerCustodian(trust)
+  registerCanary(trust)
   registerExport(trust)
   registerImport(trust)
   registerJoin(trust)

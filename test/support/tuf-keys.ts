@@ -13,11 +13,17 @@ export const CUSTODIANS = ['alice', 'bob', 'carol', 'dave'] as const
 /** One is in service, the other is its successor. */
 export const ONLINE_KEYS = ['tuf-online', 'tuf-online-2'] as const
 
+/** Enough on a busy machine; a test waits so long for an agent that it has stopped. */
+const DEADLINE_MS = 3000
+
 export interface TufKeys {
   /** Signs root and targets, with whichever custodian's key is named. */
   readonly custodians: SigningAgent
   /** Signs snapshot and timestamp. */
   readonly online: SigningAgent
+  /** Ends the process of the online agent; whoever has `online` finds it again after `startOnline`. */
+  stopOnline(): Promise<void>
+  startOnline(): Promise<void>
   close(): Promise<void>
 }
 
@@ -49,9 +55,17 @@ export async function makeTufKeys(
     }
     await maker.close()
     write({ keys, sockets: { signing: socket } })
-    const process = await startExternal(configPath, undefined, environment)
-    const agent = await connectAgent({ socketPath: socket })
-    return { agent, close: async () => agent.close().then(() => process.stop()) }
+    const begin = async () => await startExternal(configPath, undefined, environment)
+    let process = await begin()
+    const agent = await connectAgent({ socketPath: socket }, { deadlineMs: DEADLINE_MS })
+    return {
+      agent,
+      stop: async () => await process.stop(),
+      start: async () => {
+        process = await begin()
+      },
+      close: async () => agent.close().then(() => process.stop()),
+    }
   }
   const custodians = await start(
     'custodians',
@@ -66,6 +80,8 @@ export async function makeTufKeys(
   return {
     custodians: custodians.agent,
     online: online.agent,
+    stopOnline: online.stop,
+    startOnline: online.start,
     close: async () => {
       await custodians.close()
       await online.close()

@@ -44,8 +44,8 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await Promise.all(spawned.map((agent) => agent.close()))
-  vault.remove()
-  server.remove()
+  await vault.remove()
+  await server.remove()
 })
 
 async function start(machine: Machine, token: string): Promise<AdminAgent> {

@@ -69,9 +69,12 @@ export async function runCeremony(options: RunOptions): Promise<CeremonyProgress
         state.follow(line)
         return line
       }
-      open(state, options, { append, dropped: transcript.dropped })
+      const fresh = freshApprovals(state, options)
       const here = leftIn(state).filter((step) => isHere(step, machine))
       await withAgents(options, here, async (agentOf) => {
+        // Every token is looked at before the first thing is done.
+        for (const token of tokensOf(here)) await tokenFacts(state, agentOf(token), token)
+        if (!state.ended) begin(state, fresh, { append, dropped: transcript.dropped })
         for (let step = nextIn(state, machine); step !== undefined; step = nextIn(state, machine)) {
           checkNotExpired(read, now())
           onStep(step)
@@ -98,10 +101,7 @@ export async function rehearse(options: RunOptions, lines: readonly TranscriptLi
   checkMachine(read, machine)
   checkNotExpired(read, now())
   const state = lines.length === 0 ? new Replay(read) : replay(lines)
-  checkSamePlan(read, state.read)
-  const approvals = new Set(state.approvals)
-  for (const approval of options.approvals) approvals.add(checkStatement(read, approval, 'approve').name)
-  checkQuorum(read, [...approvals])
+  const approvals = [...state.approvals, ...freshApprovals(state, options).map(({ name }) => name)]
   const left = leftIn(state)
   await withAgents(
     options,
@@ -119,7 +119,7 @@ export async function rehearse(options: RunOptions, lines: readonly TranscriptLi
       }
     },
   )
-  return { ...progressOf(state, lines), approvals: [...approvals] }
+  return { ...progressOf(state, lines), approvals }
 }
 
 /** Where the ceremony of a transcript stands. */
@@ -135,27 +135,35 @@ export function progressOf(state: CeremonyState, lines: readonly TranscriptLine[
   }
 }
 
-/** The beginning with its approvals, or a line that says that it goes on. */
-function open(
-  state: CeremonyState,
-  { read, approvals }: RunOptions,
-  { append, dropped }: { readonly append: Bench['append']; readonly dropped: string },
-): void {
+interface NamedApproval {
+  readonly name: string
+  readonly approval: SignedStatement
+}
+
+/** Those that the transcript does not have yet. Throws `ceremony_approval_refused` and `ceremony_quorum`. */
+function freshApprovals(state: CeremonyState, { read, approvals }: RunOptions): readonly NamedApproval[] {
   checkSamePlan(read, state.read)
   const names = new Set(state.approvals)
-  const fresh: { readonly name: string; readonly approval: SignedStatement }[] = []
+  const fresh: NamedApproval[] = []
   for (const approval of approvals) {
     const { name } = checkStatement(read, approval, 'approve')
     if (!names.has(name)) fresh.push({ name, approval })
     names.add(name)
   }
   checkQuorum(read, [...names])
-  if (state.ended) return
+  return fresh
+}
+
+/** The beginning with its approvals, or a line that says that it goes on. */
+function begin(
+  { read, begun }: CeremonyState,
+  fresh: readonly NamedApproval[],
+  { append, dropped }: { readonly append: Bench['append']; readonly dropped: string },
+): void {
   const software = { chancery: about.version, node: process.version, openssl: opensslVersion() ?? 'not installed' }
-  const resumes = state.begun
-  if (!resumes) append({ event: 'begin', planSha256: read.sha256, plan: read.text, software })
+  if (!begun) append({ event: 'begin', planSha256: read.sha256, plan: read.text, software })
   for (const { name, approval } of fresh) append({ event: 'approval', name, ...approval })
-  if (resumes) append({ event: 'resumed', software, dropped })
+  if (begun) append({ event: 'resumed', software, dropped })
 }
 
 function checkSamePlan(read: ReadPlan, other: ReadPlan): void {
@@ -196,15 +204,18 @@ function nextIn(state: CeremonyState, machine: string): Step | undefined {
   return leftIn(state).find((step) => isHere(step, machine) && step.after.every((id) => state.done.has(id)))
 }
 
+function tokensOf(steps: readonly Step[]): string[] {
+  return [...new Set(steps.flatMap((step) => ('token' in step ? (step.token ?? []) : [])))]
+}
+
 /** Every agent that the steps need, open until `use` has settled. */
 async function withAgents(
   { read, dataDir }: RunOptions,
   steps: readonly Step[],
   use: (agentOf: Bench['agentOf']) => Promise<void>,
 ): Promise<void> {
-  const tokens = [...new Set(steps.flatMap((step) => ('token' in step ? (step.token ?? []) : [])))]
   const agentNameOf = (token: string) => read.plan.tokens[token]?.agent ?? ''
-  const names = [...new Set(tokens.map(agentNameOf))]
+  const names = [...new Set(tokensOf(steps).map(agentNameOf))]
   const opened = new Map<string, { admin: AdminAgent; reach: AgentReach }>()
   const open = async ([first, ...rest]: readonly string[]): Promise<void> => {
     if (first === undefined) {

@@ -65,7 +65,7 @@ describe('is refused, and the line named', () => {
     ['a blank in it', (all) => all.with(1, (all[1] ?? '').replace(':', ': ')), /line 2 .* another way/],
     ['its members in another order', (all) => all.with(0, reversed(all[0] ?? '')), /line 1 /],
     ['a number in another form', (all) => all.with(1, (all[1] ?? '').replace('"line":2', '"line":2.0')), /line 2 /],
-    ['text behind the end', (all) => all.with(-1, 'x'), /line 6 .* cut off, or was added/],
+    ['text behind the end', (all) => [...all.slice(0, -1), 'x'], /line 6 .* cut off, or was added/],
     ['its last octet missing', (all) => all.slice(0, -1), /line 5 .* cut off/],
     ['lines ended as on Windows', (all) => all.map((each) => (each === '' ? each : `${each}\r`)), /line 1 /],
   ]

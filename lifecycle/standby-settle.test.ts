@@ -1,5 +1,5 @@
 /** What is said to clients after an emergency: once, and only what is not so yet. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -13,7 +13,7 @@ let dataDir: string
 
 beforeEach(() => {
   dataDir = mkdtempSync(join(tmpdir(), 'chancery-settle-'))
-  for (const folder of ['agent', 'trust-root']) mkdirSync(join(dataDir, folder))
+  for (const folder of ['agent', 'trust-root/repository']) mkdirSync(join(dataDir, folder), { recursive: true })
   const key = { uri: 'pkcs11:token=t;id=%01', token: 't', spki: '', purposes: ['certificate'], maxValiditySeconds: 600 }
   const agent = { modulePath: 'm', tokens: {}, keys: { 'issuing-ca-2': key } }
   writeFileSync(join(dataDir, 'agent/online.yaml'), stringify(agent))
@@ -46,7 +46,8 @@ function given(inService: StandbyPlan['inService'], states: Readonly<Record<stri
     window,
     state,
   }))
-  writeFileSync(join(dataDir, 'trust-root/items.json'), formatInventory({ operator: 'o', defaultRekor: 1, items }))
+  const text = formatInventory({ operator: 'o', defaultRekor: 1, items })
+  for (const file of ['items.json', 'repository/.items.json']) writeFileSync(join(dataDir, 'trust-root', file), text)
 }
 
 const installation = (signing: Partial<Pick<Installation, 'ca' | 'logs'>>): Installation => ({
@@ -94,6 +95,15 @@ test.each([
   // A retired item needs an end to be read back.
   given([...used], states)
   expect(await settlement(installation(caIs('issuing-ca-2')))).toEqual([])
+})
+
+test('what waits for signatures is said again, in the same words', async () => {
+  given([usedCa], { 'certificate-authority': 'active', 'issuing-ca-2': 'standby' })
+  const first = await settlement(installation(caIs('issuing-ca-2')))
+  const published = readFileSync(join(dataDir, 'trust-root/items.json'), 'utf8')
+  writeFileSync(join(dataDir, 'trust-root/items.json'), published.replace('"standby"', '"active"'))
+  expect(await settlement(installation(caIs('issuing-ca-2')))).toEqual(first)
+  expect(first).toHaveLength(2)
 })
 
 test('a former key that was cut off is not called better again', async () => {

@@ -1,7 +1,7 @@
 /** What stands by for an emergency, and what is missing: for status, alarms and the doctor. Reads files, opens no token. */
 import { OperatorError } from '#alarms'
 import { ITEM_KINDS, readStandbyPlan, STANDBY_KINDS, type StandbyKind, type StandbyPlan } from '#lifecycle'
-import { type Inventory, readInventory } from '#trust-root'
+import { type Inventory, publishedInventory } from '#trust-root'
 import type { AgeFinding } from './age-alarms.ts'
 import type { LoadedConfig } from './config.ts'
 
@@ -20,7 +20,7 @@ export interface StandbyState {
 export async function standbyStates(loaded: LoadedConfig): Promise<StandbyState[]> {
   const { config, dataDir, resolve } = loaded
   if (config.trustRoot === undefined) return []
-  const inventory = await readInventory(resolve(config.trustRoot.folder)).catch(() => undefined)
+  const inventory = await publishedInventory(resolve(config.trustRoot.folder)).catch(() => undefined)
   const plan = planOf(dataDir)
   return STANDBY_KINDS.filter((kind) => isServed(loaded, kind)).map((kind) => stateOf(kind, plan, inventory))
 }

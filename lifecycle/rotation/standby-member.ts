@@ -11,7 +11,7 @@ import { keyIn, reachOf, withSide } from './agent-file.ts'
 import { numbered } from './authority.ts'
 import { chainOfFile, issuerHere } from './certificates.ts'
 import { type Facts, known, type PlannedKey, type StandbyFacts } from './facts.ts'
-import { entryOf, nextFreeName, signerOf, spkiOf } from './keys.ts'
+import { entryOf, nextFreeName, spkiOf } from './keys.ts'
 import { itemOfDer } from './publication.ts'
 import type { Installation, Rotation } from './rotation.ts'
 import { activeLog, addressOf } from './shard.ts'
@@ -142,8 +142,8 @@ export function memberOf({ facts }: Rotation): MemberFacts {
   return known(member, 'member')
 }
 
-/** One member as if it were a rotation of its own, whose services' agent is the standby's. */
-export function memberRotation(rotation: Rotation, item: string): Rotation {
+/** One member as if it were a rotation of its own, whose services' agent is the standby's; with the certificate that was brought for it. */
+export function memberRotation(rotation: Rotation, item: string, brought?: string): Rotation {
   const facts = (): Facts => {
     const whole = rotation.facts
     const { keys, certificate, chain, requestFile, shard } = known(
@@ -152,11 +152,10 @@ export function memberRotation(rotation: Rotation, item: string): Rotation {
     )
     return { ...whole, item, keys, certificate, chain, requestFile, shard }
   }
-  const { certificate: pem } = rotation.resuming
   return {
     ...rotation,
     installation: onStandby(rotation.installation, standbyOf(rotation.facts).agent),
-    resuming: pem !== undefined && isOfKey(pem, facts()) ? rotation.resuming : {},
+    resuming: brought === undefined ? {} : { certificate: brought },
     get facts() {
       return facts()
     },
@@ -174,12 +173,13 @@ export function memberRotation(rotation: Rotation, item: string): Rotation {
   }
 }
 
-function isOfKey(pem: string, facts: Facts): boolean {
+/** Whether a certificate that somebody brought is of this member's key. */
+export function isOfKey(pem: string, { keys }: MemberFacts): boolean {
   try {
     const [own] = decodePem(pem, { labels: ['CERTIFICATE'] })
-    return own !== undefined && equalBytes(parseCertificate(own.der).publicKey.spkiDer, spkiOf(signerOf(facts)))
+    return own !== undefined && equalBytes(parseCertificate(own.der).publicKey.spkiDer, spkiOf(keys.signer))
   } catch {
-    // Told by whoever reads it: of no member.
+    // Told by whoever reads it.
     return false
   }
 }

@@ -30,6 +30,7 @@ import type { Installation, Pause, Rotation, RotationPlan, Step } from './rotati
 import {
   folderOf,
   formerOf,
+  isOfKey,
   isServed,
   madeMember,
   type MemberFacts,
@@ -129,10 +130,16 @@ const keysStep: Step = {
 const certificatesStep: Step = {
   name: 'certify',
   run: async (rotation) => {
+    const { certificate: brought } = rotation.resuming
+    const wanting = standbyOf(rotation.facts).members.filter(
+      ({ certificate, chain }) => certificate !== undefined && chain === undefined,
+    )
+    // Of none of them: the first says what is wrong with it.
+    const of = wanting.find((member) => brought !== undefined && isOfKey(brought, member)) ?? wanting[0]
     let pause: Pause | undefined
-    for (const { item, certificate } of standbyOf(rotation.facts).members) {
-      if (certificate === undefined) continue
-      const found = await certifyStep.run(memberRotation(rotation, item))
+    for (const member of wanting) {
+      const certificate = member === of ? brought : undefined
+      const found = await certifyStep.run(memberRotation(rotation, member.item, certificate))
       pause ??= found
     }
     return pause

@@ -8,7 +8,7 @@
  */
 import { createHash } from 'node:crypto'
 import { copyFile, mkdir, open, readdir, readlink, rm, stat } from 'node:fs/promises'
-import { dirname, isAbsolute, join, relative } from 'node:path'
+import { dirname, isAbsolute, join, normalize, relative } from 'node:path'
 import { OperatorError } from '#alarms'
 import { HsmError, type SigningAgent } from '#hsm'
 import { verifyConsistency } from '#tlog'
@@ -184,12 +184,13 @@ class Backup {
   /** Configuration and public certificates, below `data/` with their places in the data folder. */
   async configuration(): Promise<void> {
     const { files, dataDir } = this.#sources
-    for (const name of new Set(files)) {
-      const place = isAbsolute(name) ? relative(dataDir, name) : name
+    // The same file is named from several places, in their own ways.
+    const places = new Set(files.map((name) => (isAbsolute(name) ? relative(dataDir, name) : normalize(name))))
+    for (const place of places) {
       if (place.startsWith('..') || isAbsolute(place)) {
-        this.leftOut.push(`${name}: it lies outside the data folder`)
+        this.leftOut.push(`${join(dataDir, place)}: it lies outside the data folder`)
       } else if (!(await isThere(join(dataDir, place)))) {
-        this.leftOut.push(`${name}: it is not there`)
+        this.leftOut.push(`${place}: it is not there`)
       } else {
         this.files.push(await this.#copy(join(dataDir, place), `data/${place}`))
       }

@@ -19,6 +19,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
 import { restore, verifyBackup } from '#lifecycle'
 import { askAdmin } from '#server'
 import type { Ledger } from '../crash/ledger.ts'
@@ -323,6 +324,32 @@ describe('a second loss, without any mirror', () => {
     rmSync(join(dataDir, 'agent/online'), { recursive: true, force: true })
     renameSync(join(scratch, 'agent-state'), join(dataDir, 'agent/online'))
     stack = await serve(dataDir)
+  })
+})
+
+describe('a third loss, and nobody has the last entries', () => {
+  const third = join(scratch, 'third')
+
+  test('each log that ended below its guard gets a successor: signing goes on, and what was signed verifies', async () => {
+    succeeded(await chancery('backup', '--data', dataDir, third))
+    await signArtifact('forgotten')
+    await stack.stop()
+    loseDisk(join(scratch, 'lost-at-last'))
+    const behind = LOGS.flatMap((log) => ['--behind', log])
+    const said = succeeded(await chancery('restore', third, '--data', dataDir, ...behind))
+    stack = await serve(dataDir)
+    const { logs } = parse(readFileSync(join(dataDir, 'chancery.yaml'), 'utf8')) as {
+      logs: { name: string; origin: string }[]
+    }
+    // As the restore says.
+    const ended = [...said.stdout.matchAll(/chancery log succeed (\S+)/g)].map(([, name]) => name)
+    expect(ended.length).toBeGreaterThan(0)
+    for (const { name, origin } of logs.filter((log) => ended.includes(log.name))) {
+      succeeded(await chancery('log', 'succeed', name, '--confirm', origin, '--data', dataDir))
+    }
+    await signArtifact('succeeded')
+    for (const name of ['before', 'after', 'restored', 'succeeded']) await verifyArtifact(name)
+    for (const name of ['before', 'succeeded']) await cosignVerifies(name)
   })
 })
 

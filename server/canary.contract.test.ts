@@ -84,6 +84,18 @@ test('the first canary has no older one; the second has the first', async () => 
   expect(readdirSync(canaries)).toEqual([`${first.new.id}.json`, `${second.new.id}.json`])
 })
 
+test('an operator has it made by a command', async () => {
+  const { stdout } = await run(process.execPath, [main, 'trust', 'canary', '--data', data])
+  expect(stdout.trim().split('\n')).toEqual([
+    expect.stringMatching(/^MADE \(UTC\) +LOG +VERIFIED BY +SIGNED BY$/),
+    ...['rekor-v1', 'rekor-v2', 'rekor-v1', 'rekor-v2'].map((log): unknown =>
+      expect.stringMatching(
+        new RegExp(`^20.* ${log} +chancery +certificate-authority, ct-log, timestamp-authority, ${log}$`),
+      ),
+    ),
+  ])
+})
+
 describe('a publication is refused, and clients see what they saw,', () => {
   // A minute ago: inside the life of the installation, and before the signature that is made for the publication.
   const before = seconds(Date.now() - 60_000)
@@ -157,6 +169,16 @@ test('a former log keeps its signatures; with the next one that is taken away, u
   expect(await refusal('canary-distrust', { item: 'nobody', from: seconds(Date.now()) })).toMatchObject({
     code: 'canary_failed',
   })
+})
+
+test('they are in a backup, with what was given up', async () => {
+  const target = join(folder, 'backup')
+  await run(process.execPath, [main, 'backup', target, '--data', data])
+  const { files } = JSON.parse(readFileSync(join(target, 'manifest.json'), 'utf8')) as { files: { path: string }[] }
+  const kept = readdirSync(canaries).map((name) => `trust-root/canaries/${name}`)
+  expect(kept).toContain('trust-root/canaries/distrusted.json')
+  expect(kept.length).toBeGreaterThan(3)
+  expect(files.map(({ path }) => path)).toEqual(expect.arrayContaining(kept))
 })
 
 test('a log that was ended for ever is left out; without any log the kept signatures decide alone', async () => {

@@ -14,19 +14,32 @@ import { type Document, parseDocument } from 'yaml'
 import { z } from 'zod'
 import { replaceDurably } from '#lifecycle'
 import type { Log } from '#transparency-log'
-import type { Inventory, TrustItem } from '#trust-root'
 import type { AdminRequest } from './admin.ts'
 import { ctLogForCa } from './authorities.ts'
 import { issueTrial } from './ca-switch.ts'
 import { type LogConfig, parseConfig } from './config.ts'
 import { plannedConfiguration } from './configuration-change.ts'
-import { KIND_OF_ITEM, type Succession } from './log-succession.ts'
-import { shardOf } from './log-services.ts'
+import type { Mount } from './listeners.ts'
+import { type LogServices, shardOf } from './log-services.ts'
 import { logNamed } from './log-verbs.ts'
 import type { Parts } from './main.ts'
 import { trying } from './signer-files.ts'
 import { passing } from './switch-points.ts'
 import { requireTrusted } from './trusted-signer.ts'
+
+/** What the switch needs of the running server. */
+export interface Succession {
+  readonly parts: Parts
+  readonly services: LogServices
+  readonly open: (config: LogConfig) => Promise<Log>
+  /** Serves it from now on. */
+  readonly mount: (mount: Mount) => Promise<void>
+  /** Called once the successor is in its place. */
+  readonly changed: () => void
+}
+
+/** What the trust root calls each kind. */
+const KIND_OF_ITEM = { ct: 'ct-log', 'rekor-v1': 'rekor-v1', 'rekor-v2': 'rekor-v2' } as const
 
 /** Longer than any client keeps a signing configuration that names the former address: a week. */
 const FORWARD_MS = 7 * 24 * 3_600_000
@@ -39,8 +52,6 @@ const switchArgument = z.strictObject({
   successor: z.record(z.string(), z.unknown()),
   /** The former key is lost or stolen: nothing depends on it, and nothing is published, since clients know the successor. */
   emergency: z.boolean().default(false),
-  /** Publish at once that the successor signs and the former log does not; a rotation does so in a step of its own. */
-  publish: z.boolean().default(false),
   /** Rekor v2: until when uploads to the former address are passed on. */
   forwardUntil: z.iso.datetime().optional(),
 })
@@ -56,7 +67,7 @@ export interface Switched {
 
 type OpenLog = Parts['logs'][number]
 
-/** Ends the log and puts its successor in its place: configuration, service, and, if that is asked for, trust root. */
+/** Ends the log and puts its successor in its place; what clients are told of it is a publication of its own. */
 export async function logSwitchVerb(succession: Succession, { argument }: AdminRequest): Promise<Switched> {
   const wish = switchArgument.parse(argument)
   const { parts } = succession
@@ -75,10 +86,6 @@ export async function logSwitchVerb(succession: Succession, { argument }: AdminR
   }
   passing('drained', parts.loaded.config)
   const frozen = await ended(former.log, wish.emergency)
-  const { origin } = former.config
-  if (wish.publish && !wish.emergency) {
-    await parts.trustRoot?.update((inventory) => promoted(inventory, origin, next.origin))
-  }
   succession.changed()
   return { size: former.log.head().size, frozen }
 }
@@ -169,16 +176,6 @@ async function join(parts: Parts, opened: OpenLog): Promise<void> {
   await parts.anchors.cover(opened)
   parts.logs.push(opened)
   parts.loaded.config.logs.push(opened.config)
-}
-
-function promoted(inventory: Inventory, formerOrigin: string, origin: string): Inventory {
-  const end = new Date(Math.floor((Date.now() + 1000) / 1000) * 1000)
-  const items = inventory.items.map((item): TrustItem => {
-    if (item.origin === origin) return { ...item, state: 'active' }
-    if (item.origin !== formerOrigin || item.state === 'retired') return item
-    return { ...item, state: 'retired', window: { start: item.window.start, end } }
-  })
-  return { ...inventory, items }
 }
 
 /** True once the last head is signed as such. A log that may not be written any more has ended before; a lost key signs none. */

@@ -3,8 +3,7 @@ import type { AdminRequest, AdminVerbs } from './admin.ts'
 import { caSwitchVerb } from './ca-switch.ts'
 import { ctRootsVerb } from './ct-roots.ts'
 import { logRetireVerb } from './log-retire.ts'
-import { stageVerb, type Succession } from './log-succession.ts'
-import { logSwitchVerb } from './log-switch.ts'
+import { logSwitchVerb, type Succession } from './log-switch.ts'
 import { tsaSwitchVerb } from './tsa-switch.ts'
 
 /** The verbs by name. */
@@ -22,7 +21,6 @@ export function switchVerbs(succession: Succession): AdminVerbs {
     'ca-switch': inTurn(async (request) => await caSwitchVerb(parts, request)),
     'tsa-switch': inTurn(async (request) => await tsaSwitchVerb(parts, request)),
     'ct-roots': inTurn(async (request) => await ctRootsVerb(parts, request)),
-    'log-stage': inTurn(async (request) => await stageVerb(succession, request)),
     'log-retire': inTurn(async (request) => await logRetireVerb(parts, request)),
     'log-switch': inTurn(async (request) => await logSwitchVerb(succession, request)),
   }

@@ -96,6 +96,11 @@ export async function startClients(
   const token = succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])).stdout.trim()
   const load = { folder, name: folder, endpoints, token, email: EMAIL, lanes }
   const running = startLoad(load, { PATH: process.env['PATH'] ?? '' })
+  let isOver = false
+  running.ended.then(
+    () => (isOver = true),
+    () => (isOver = true),
+  )
   return {
     running,
     folder,
@@ -111,7 +116,9 @@ export async function startClients(
       }
     },
     async finish() {
-      running.stop()
+      // Those of a server that is gone have ended by themselves.
+      await Promise.race([running.ended, delay(100)])
+      if (!isOver) running.stop()
       await running.ended
       const { acknowledged, unanswered, timestamps } = readLedger(folder)
       return [...acknowledged, ...unanswered, ...timestamps]

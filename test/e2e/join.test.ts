@@ -12,11 +12,10 @@ import { type AdminError, askAdmin } from '#server'
 import { clientsFolder, system } from './clients.ts'
 import { freshFolder, makeArtifact } from './context.ts'
 import { type Outcome, refusal, run, succeeded } from './run.ts'
-import { initialise, runChancery, serve, type Stack } from './stack.ts'
+import { ownEnvironment, projectFolder, runChancery, serve, type Stack } from './stack.ts'
 
-const DOMAIN = 'chancery.test'
+const DOMAIN = 'sig.example.test'
 const NAMES = ['fulcio', 'rekor-v1', 'rekor-v2', 'ct', 'tsa', 'tuf'].map((name) => `${name}.${DOMAIN}`)
-const PORT = 8443
 const [OURS, THEIRS] = ['10.77.0.1', '10.77.0.2']
 const identity = 'dev@example.test'
 
@@ -30,16 +29,8 @@ let machine: ChildProcess | undefined
 beforeAll(async () => {
   await makeCertificates()
   // The names are dialled at the other end of the cable alone: nothing here looks them up.
-  const tls = [
-    '--tls-cert',
-    join(folder, 'tls.pem'),
-    '--tls-key',
-    join(folder, 'tls.key'),
-    '--https-port',
-    String(PORT),
-  ]
   machine = await otherMachine()
-  await initialise(dataDir, ['--domain', DOMAIN, '--listen-host', '0.0.0.0', ...tls])
+  succeeded(await documented('init'))
   configureCosign(cosign3)
   stack = await serve(dataDir)
 })
@@ -54,15 +45,24 @@ afterAll(async () => {
   await system('ip', ['link', 'delete', 'join-here'])
 })
 
+/** Runs a block of docs/clients.md as it stands. */
+async function documented(name: string): Promise<Outcome> {
+  const document = readFileSync(join(projectFolder, 'docs', 'clients.md'), 'utf8')
+  const block = document.match(new RegExp(`<!-- block: ${name} -->\n\`\`\`sh\n(.*?)\`\`\``, 's'))?.[1]
+  if (block === undefined) throw new Error(`docs/clients.md has no block ${name}`)
+  const path = `${join(projectFolder, 'scripts')}:${process.env['PATH'] ?? ''}`
+  return await run('bash', ['-euc', block], { env: ownEnvironment({ PATH: path }), cwd: folder })
+}
+
 /** A private authority, and a certificate of it for all names below the domain; the authority stands behind it. */
 async function makeCertificates(): Promise<void> {
   const script = `
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj '/CN=A private authority' \\
       -keyout authority.key -out authority.pem
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj '/CN=${DOMAIN}' -keyout tls.key -out tls.csr
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj '/CN=${DOMAIN}' -keyout sig.key -out sig.csr
     printf 'subjectAltName=DNS:*.${DOMAIN}\\n' > extensions
-    openssl x509 -req -in tls.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile extensions -out leaf.pem
-    cat leaf.pem authority.pem > tls.pem`
+    openssl x509 -req -in sig.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile extensions -out leaf.pem
+    cat leaf.pem authority.pem > sig.pem`
   succeeded(await system('bash', ['-euc', script], { cwd: folder }))
 }
 
@@ -116,8 +116,10 @@ function configureCosign(program: string): void {
 
 describe('another machine', () => {
   test('signs and verifies by the names of the domain, with the printed lines alone', async () => {
-    const lines = await joinLines()
-    expect(lines).toContain(`https://tuf.${DOMAIN}:${PORT}`)
+    succeeded(await documented('join'))
+    const lines = readFileSync(join(folder, 'join.sh'), 'utf8')
+    expect(lines).toBe(await joinLines())
+    expect(lines).toContain(`https://tuf.${DOMAIN}`)
     const token = succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', identity])).stdout.trim()
     writeFileSync(join(there, 'token'), token)
     makeArtifact(there)
@@ -128,12 +130,12 @@ describe('another machine', () => {
     expect(refusal(await onOther(`${lines}\necho more >> artifact.txt\n${verify}`))).toMatch(/invalid signature/)
 
     const { signing } = JSON.parse(
-      `{"signing":${succeeded(await onOther(`curl -sSf --cacert ../authority.pem https://tuf.${DOMAIN}:${PORT}/signing_config.v0.2.json`)).stdout}}`,
+      `{"signing":${succeeded(await onOther(`curl -sSf --cacert ../authority.pem https://tuf.${DOMAIN}/signing_config.v0.2.json`)).stdout}}`,
     ) as { signing: { caUrls: { url: string }[]; rekorTlogUrls: { url: string }[]; tsaUrls: { url: string }[] } }
     expect([signing.caUrls, signing.rekorTlogUrls, signing.tsaUrls].map(([service]) => service?.url)).toEqual([
-      `https://fulcio.${DOMAIN}:${PORT}`,
-      `https://rekor-v1.${DOMAIN}:${PORT}`,
-      `https://tsa.${DOMAIN}:${PORT}/api/v1/timestamp`,
+      `https://fulcio.${DOMAIN}`,
+      `https://rekor-v1.${DOMAIN}`,
+      `https://tsa.${DOMAIN}/api/v1/timestamp`,
     ])
   })
 
@@ -144,7 +146,7 @@ describe('another machine', () => {
     const bare = lines.replaceAll(/^export (SSL_CERT_FILE|CURL_CA_BUNDLE)=.*$/gm, '')
     expect(refusal(await onOther(bare))).toMatch(/SSL certificate problem|unable to get local issuer/)
     const at = (name: string) =>
-      `curl -sS -o /dev/null -w '%{http_code}' --cacert ../authority.pem --resolve ${name}:${PORT}:${OURS} https://${name}:${PORT}/timestamp.json`
+      `curl -sS -o /dev/null -w '%{http_code}' --cacert ../authority.pem --resolve ${name}:443:${OURS} https://${name}/timestamp.json`
     expect(succeeded(await onOther(at(`tuf.${DOMAIN}`))).stdout).toBe('200')
     expect(succeeded(await onOther(at(`fulcio.${DOMAIN}`))).stdout).toBe('404')
     expect(succeeded(await onOther(at(`nobody.${DOMAIN}`))).stdout).toBe('404')
@@ -169,7 +171,7 @@ describe('another machine', () => {
 test('a certificate of a private authority that the server does not have must be given', async () => {
   const config = readFileSync(join(dataDir, 'chancery.yaml'), 'utf8')
   const bare = join(dataDir, 'leaf-only.yaml')
-  writeFileSync(bare, config.replaceAll(join(folder, 'tls.pem'), join(folder, 'leaf.pem')))
+  writeFileSync(bare, config.replaceAll(join(folder, 'sig.pem'), join(folder, 'leaf.pem')))
   const words = ['trust', 'join', '--data', dataDir, '--config', bare]
   expect(refusal(await runChancery(words))).toMatch(/issued, which is private: give its certificate with --ca-file/)
   const given = succeeded(await runChancery([...words, '--ca-file', join(folder, 'authority.pem')])).stdout
@@ -179,10 +181,10 @@ test('a certificate of a private authority that the server does not have must be
 test('init refuses a certificate that is not for all names', async () => {
   const words = ['init', '--data', join(folder, 'other'), '--domain', 'other.test', '--ports', 'auto']
   const said = refusal(
-    await runChancery([...words, '--tls-cert', join(folder, 'tls.pem'), '--tls-key', join(folder, 'tls.key')]),
+    await runChancery([...words, '--tls-cert', join(folder, 'sig.pem'), '--tls-key', join(folder, 'sig.key')]),
   )
-  expect(said).toMatch(/tls\.pem is not for fulcio\.other\.test, rekor-v1\.other\.test/)
-  expect(refusal(await runChancery([...words, '--tls-cert', join(folder, 'tls.pem')]))).toMatch(/belong together/)
+  expect(said).toMatch(/sig\.pem is not for fulcio\.other\.test, rekor-v1\.other\.test/)
+  expect(refusal(await runChancery([...words, '--tls-cert', join(folder, 'sig.pem')]))).toMatch(/belong together/)
 })
 
 describe('the canary of a server that has cosign', () => {

@@ -162,9 +162,17 @@ const changes: Readonly<Record<string, (moment: Moment) => Promise<unknown>>> = 
       ['dave', 'bob'],
     )
   },
-  'root renewed by two': async (moment) => {
+  'targets by another custodian than root': async ({ open, keys }) => {
+    const trustRoot = await open()
+    const roles = await rolesOf(keys, 2, ['alice', 'bob', 'dave'], 'tuf-online-2')
+    const { custodians, targets } = await rolesOf(keys, 1, ['carol'], 'tuf-online-2')
+    await trustRoot.reassign({ ...roles, custodians: [...roles.custodians, ...custodians], targets })
+    await published(signedBy(trustRoot, keys, ['alice', 'carol', 'bob']))
+  },
+  'root renewed by two, and targets theirs again': async (moment) => {
     const trustRoot = await moment.open(due('root'))
-    await byTwo(trustRoot, moment, trustRoot.publish(), ['alice', 'dave'])
+    const roles = await rolesOf(moment.keys, 2, ['alice', 'bob', 'dave'], 'tuf-online-2')
+    await byTwo(trustRoot, moment, trustRoot.reassign(roles), ['alice', 'dave'])
   },
   'backup outlived': async (moment) => {
     const { open, folder, backup } = moment

@@ -21,7 +21,7 @@ import {
   trustRoot,
   withKey,
 } from './custody.fixture.ts'
-import { type Inventory, type PublishStep, readInventory, writeInventory, writeRoles } from './index.ts'
+import { type Inventory, type PublishStep, readInventory, type TufAgent, writeInventory, writeRoles } from './index.ts'
 
 eachWithCustody()
 
@@ -95,6 +95,23 @@ describe('a change that custodians must sign', () => {
         ],
       },
     })
+  })
+
+  test.each([
+    [['ada'], { state: 'awaiting-signatures', pending: { roles: [{ have: 1, need: 2 }] } }],
+    [['ada', 'cleo'], { state: 'published', versions: { targets: 2 } }],
+  ])('is signed at once with the keys at hand, of %j', async (names, expected) => {
+    const at = (name: string) => (names.includes(name) ? (custodians[name] ?? online) : online)
+    const hand: TufAgent = {
+      key: (name) => at(name).key(name),
+      tuf: (request) => at(request.key).tuf(request),
+      tufVersions: (request) => at(request.key).tufVersions(request),
+    }
+    const withHand = await reopened({ withRootAgent: (use) => use(hand) })
+    expect(await withHand.update(withKey())).toMatchObject(expected)
+    // In nine months: what is at hand does not suffice, so that nothing is begun by itself.
+    const later = await reopened({ withRootAgent: (use) => use(hand), now: () => new Date(Date.now() + 300 * DAY) })
+    expect(await later.resign()).toMatchObject({ root: names.length, timestamp: names.length + 1 })
   })
 
   test('goes above what custodians signed before a restore, where it is told so', async () => {

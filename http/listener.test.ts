@@ -227,6 +227,42 @@ describe('answers', () => {
     expect(await ask('other.example')).toBe('rest\n')
   })
 
+  test('sections come to a running listener; what is under way ends where it began, and no connection is cut', async () => {
+    const gate = Promise.withResolvers<void>()
+    const named = (name: string): Section =>
+      section(
+        [
+          { method: 'GET', path: '/who', limitBytes: 0, answer: () => plain(200, name) },
+          {
+            method: 'GET',
+            path: '/slow',
+            limitBytes: 0,
+            answer: async () => {
+              await gate.promise
+              return plain(200, name)
+            },
+          },
+        ],
+        { name },
+      )
+    const listener = await serving([], { sections: [{ section: named('former') }] })
+    const { socket, answer } = raw(listener.port)
+    socket.write('GET /slow HTTP/1.1\r\nHost: next.example\r\n\r\n')
+    await delay(50)
+    listener.mount([
+      { section: named('former'), hosts: ['former.example'] },
+      { section: named('next'), hosts: ['next.example'] },
+    ])
+    socket.write('GET /who HTTP/1.1\r\nHost: next.example\r\nConnection: close\r\n\r\n')
+    gate.resolve()
+    const bodies = (await answer()).split('\r\n\r\n')
+    expect(bodies[1]).toMatch(/^former\n/)
+    expect(bodies[2]).toBe('next\n')
+    const other = raw(listener.port)
+    other.socket.write('GET /who HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n')
+    expect(await other.answer()).toMatch(/^HTTP\/1\.1 404 /)
+  })
+
   test('a preflight names the headers that the section takes, and any origin may read', async () => {
     const listener = await serving([echo], { section: { corsRequestHeaders: ['authorization'] } })
     const headers = { origin: 'http://a.example', 'access-control-request-method': 'POST' }

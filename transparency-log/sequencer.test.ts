@@ -179,6 +179,34 @@ describe('refusing', () => {
     await expect(frozen.add(textEntry('x'))).rejects.toMatchObject({ code: 'frozen' })
   })
 
+  test('a log whose key has left the agent: read as before, and the agent is asked for nothing', async () => {
+    const log = await open()
+    await addAll(log, numbered(3))
+    // The line for witnesses is not stored.
+    const { witnessNote: _, ...head } = log.head()
+    log.retire()
+    await expect(log.add(textEntry('x'))).rejects.toMatchObject({ code: 'frozen' })
+    expect([log.head(), log.fault()]).toMatchObject([head, undefined])
+    await log.close()
+    const { spkiDer } = await agent.key('log')
+    const nobody = new Proxy(agent, {
+      get: (_, name) => {
+        throw new Error(`the agent is asked for ${String(name)}`)
+      },
+    })
+    const retired = await open({ agent: nobody, retiredSpkiDer: spkiDer })
+    expect([retired.head(), retired.fault(), retired.spkiDer]).toEqual([head, undefined, spkiDer])
+    expect((await retired.prove(1))?.head).toEqual(head)
+    await expect(retired.add(textEntry('x'))).rejects.toMatchObject({ code: 'frozen' })
+    await expect(retired.freeze()).rejects.toMatchObject({ code: 'unavailable' })
+    await retired.close()
+    await expect(open({ agent: nobody, retiredSpkiDer: new Uint8Array(91) })).rejects.toMatchObject({
+      code: 'other_log',
+    })
+    const empty = { agent: nobody, retiredSpkiDer: spkiDer, databasePath: join(folder, 'empty.db') }
+    await expect(open(empty)).rejects.toMatchObject({ code: 'unavailable' })
+  })
+
   test('a second log on the same file is refused, and the first goes on', async () => {
     const log = await open()
     await expect(open()).rejects.toMatchObject({ code: 'in_use' })

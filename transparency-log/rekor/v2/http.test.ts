@@ -6,6 +6,7 @@ import { checkLog } from '../../check-log.fixture.ts'
 import { type EntryChecks, startEntryChecks } from '../checks.ts'
 import { base64, ecKeyPair, envelopeOf, hashedRekordV2, spkiOf } from '../material.fixture.ts'
 import { call, openTestLog, type Reply, type TestLog } from '../service.fixture.ts'
+import type { Log } from '../../log.ts'
 import { rekorV2Section } from './http.ts'
 
 const ENTRIES = 'POST /api/v2/log/entries'
@@ -153,6 +154,39 @@ describe('creating entries', () => {
     const refused = await create('b')
     expect(refused).toMatchObject({ status: 405, text: 'This log has been frozen, please switch to the latest log.\n' })
     expect((await get('/checkpoint')).status).toBe(200)
+  })
+
+  test('what is uploaded goes to the log of the moment, whose reply it is; reads stay', async () => {
+    const successor = await openTestLog('rekor-v2')
+    try {
+      await create('a')
+      let target: Log | 'frozen' = service.log
+      section = rekorV2Section({ log: service.log, checks, uploadsTo: () => target })
+      verifyEntry(await create('b'))
+      const before = service.log.head()
+      // Between the first look and the moment of writing, as when it gets a successor just then.
+      let looks = 0
+      section = rekorV2Section({
+        log: service.log,
+        checks,
+        uploadsTo: () => (++looks === 1 ? service.log : successor.log),
+      })
+      const reply = await create('c')
+      expect(reply.status).toBe(201)
+      const { logId } = reply.json as { logId: { keyId: string } }
+      expect(Buffer.from(logId.keyId, 'base64').equals(successor.log.logId)).toBe(true)
+      expect([service.log.head(), successor.log.head().size]).toEqual([before, 1])
+      expect((await get('/checkpoint')).text).toBe(before.note)
+      target = 'frozen'
+      section = rekorV2Section({ log: service.log, checks, uploadsTo: () => target })
+      expect(await create('d')).toMatchObject({
+        status: 405,
+        text: 'This log has been frozen, please switch to the latest log.\n',
+      })
+      expect((await get('/checkpoint')).text).toBe(before.note)
+    } finally {
+      await successor.close()
+    }
   })
 
   test('a refused fork is 503 and says so; reads go on', async () => {

@@ -184,11 +184,12 @@ describe('rotate rekor-v1 --emergency: every policy of before knows the key that
   beforeAll(() => rotateAndSign('rekor-v1', { words: ['--emergency', '--confirm'], name: 'emergency' }))
 
   test.each([
-    'Kyverno, keys in the policy',
-    'Kyverno, keys from a TUF client that has not looked',
-    'policy-controller',
-  ] as const)('%s', async (setup) => {
-    expect(await judge(setup, 'legacy')).toEqual(allSigned('legacy'))
+    { setup: 'Kyverno, keys in the policy', form: 'legacy' },
+    { setup: 'Kyverno, keys from a TUF client that has not looked', form: 'legacy' },
+    { setup: 'Kyverno, keys from a TUF client that has not looked', form: 'bundle' },
+    { setup: 'policy-controller', form: 'legacy' },
+  ] as const)('$setup, $form signature', async ({ setup, form }) => {
+    expect(await judge(setup, form)).toEqual(allSigned(form))
   })
 })
 

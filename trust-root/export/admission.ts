@@ -48,8 +48,9 @@ export function forPolicyController({ material, at, mirror, identity, issuer }: 
       ],
       [
         'tuf-arguments.txt',
-        mirror === undefined ? undefined : textFile([`--tuf-mirror=${mirror}`, `--tuf-root=${mirror}/1.root.json`]),
+        mirror === undefined ? undefined : textFile([`--tuf-mirror=${mirror}`, `--tuf-root=${MOUNTED_ROOT}`]),
       ],
+      ['root.json', mirror === undefined ? undefined : firstRoot],
     ]),
     lines: [
       '# One of the three: keys by TUF from the mirror (rotations arrive by themselves within a day), by TUF from a',
@@ -63,12 +64,15 @@ export function forPolicyController({ material, at, mirror, identity, issuer }: 
         ? []
         : [
             '# It reads signatures as cosign 2 leaves them. For the bundles of cosign 3 the webhook itself is started with',
-            `# ${at}/tuf-arguments.txt (compare the root's checksum), and the policy is`,
+            `# ${at}/tuf-arguments.txt, with ${at}/root.json mounted at ${MOUNTED_ROOT}, and the policy is`,
             `# kubectl apply -f ${shellWord(`${at}/cluster-image-policy-bundle.yaml`)}`,
           ]),
     ],
   }
 }
+
+/** Where the webhook's pod finds our first root: it takes a file, no address. */
+const MOUNTED_ROOT = '/etc/chancery/root.json'
 
 /** What cosign 3 signs of an image: a statement of this type. */
 const SIGNATURE = { name: 'signature', predicateType: 'https://sigstore.dev/cosign/sign/v1' } as const

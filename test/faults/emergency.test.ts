@@ -205,7 +205,7 @@ test('the set is made whole on another token: the old and the new trust root ver
   expect(plan?.members.map(({ kind }) => kind).toSorted()).toEqual([...STANDBY_KINDS].toSorted())
   expect([plan?.agent, plan?.inService]).toEqual(['agent/standby-2.yaml', []])
   const renewed = { ...shared, material: await fetchMaterial(join(scratch, 'renewed'), shared.stack.endpoints) }
-  for (const before of signed) await verified(renewed, before)
+  for (const before of LONG ? signed : signed.slice(-2)) await verified(renewed, before)
   await signedAndVerified(renewed, ['v2'])
   if (LONG) {
     succeeded(await rotate(renewed, 'issuing-ca', '--emergency', '--confirm'))
@@ -216,9 +216,9 @@ test('the set is made whole on another token: the old and the new trust root ver
 })
 
 describe('killed at a step and called again', () => {
-  const steps = LONG ? (['agent', 'switch', 'record', 'prove'] as const) : (['switch'] as const)
+  const steps = LONG ? (['agent', 'switch', 'record', 'retire', 'prove'] as const) : (['switch'] as const)
   test.each(steps)('%s: one key signs, and nothing is left over', async (step) => {
-    const kind = step === 'agent' || step === 'prove' ? 'tsa' : 'rekor-v1'
+    const kind = step === 'switch' || step === 'record' ? 'rekor-v1' : 'tsa'
     const [before] = readStandbyPlan(shared.dataDir)?.members.filter((member) => member.kind === kind) ?? []
     if (before === undefined) succeeded(await rotate(shared, 'standby'))
     await killedAt(step, kind)

@@ -116,7 +116,7 @@ function registerKind(rotate: Command, kind: RotationKind, what: string): void {
   if (kind === 'tuf-root') {
     command
       .option('--custodian <name>', 'whose key goes, where several have one')
-      .option('--public-key <file>', 'the next key, made on another machine (PEM)')
+      .option('--public-key <file>', 'the next key, made on another machine: PEM, or what trust custodian prints')
   }
   command
     .addHelpText('after', `\nExamples:\n  chancery rotate ${kind} --dry-run\n  chancery rotate ${kind} --wait\n`)

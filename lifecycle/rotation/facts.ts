@@ -91,7 +91,7 @@ export const factsSchema = z.strictObject({
     root: plannedKey.optional(),
   }),
   shard: shard.optional(),
-  /** A new custodian's key of root and targets that was made elsewhere; PEM. */
+  /** A new custodian's key of root and targets that was made elsewhere; PEM, or the entry of its custodian. */
   publicKey: z.string().optional(),
   nextCustodian: z.string().optional(),
   standby: standby.optional(),

@@ -11,7 +11,7 @@ import { type Facts, known } from './facts.ts'
 import { keyStep, nextFreeName, plannedLike, retireStep } from './keys.ts'
 import { proveStep } from './prove.ts'
 import type { RotationPlan, Step } from './rotation.ts'
-import { assign, hasKey, isInServedRoot, nextTufKey, rolesOf, tufAgentStep, tufKeyOfPem, tufProveStep } from './tuf.ts'
+import { assign, hasKey, isInServedRoot, nextTufKey, rolesOf, tufAgentStep, tufKeyFrom, tufProveStep } from './tuf.ts'
 
 /** Whose key goes. Throws `rotation_impossible` where that was not said. */
 function custodianOf({ custodians }: Roles, name: string | undefined): Roles['custodians'][number] {
@@ -51,7 +51,8 @@ export const tufRoot: RotationPlan = {
   plan: async (installation, wishes, now) => {
     const custodian = custodianOf(await rolesOf(installation), wishes.custodian)
     const isHere = hasKey(installation, 'root', custodian.name)
-    const name = await nextFreeName(installation, custodian.name)
+    const brought = wishes.publicKey === undefined ? undefined : tufKeyFrom(wishes.publicKey)
+    const name = brought?.name ?? (await nextFreeName(installation, custodian.name))
     const common = {
       destroyOldKey: wishes.destroyOldKey ?? false,
       former: {
@@ -62,10 +63,7 @@ export const tufRoot: RotationPlan = {
       nextCustodian: name,
       start: startingNow(now),
     }
-    if (wishes.publicKey !== undefined) {
-      tufKeyOfPem(wishes.publicKey)
-      return { ...common, publicKey: wishes.publicKey, keys: {} }
-    }
+    if (wishes.publicKey !== undefined) return { ...common, publicKey: wishes.publicKey, keys: {} }
     if (!isHere) {
       throw new OperatorError(
         'rotation_impossible',

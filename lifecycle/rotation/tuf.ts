@@ -91,19 +91,32 @@ export async function assign(rotation: Rotation, roles: Roles): Promise<Pause | 
 
 /** The next key as TUF metadata has it: made here, or by its custodian. */
 export function nextTufKey(facts: Facts): TufKey {
-  if (facts.publicKey !== undefined) return tufKeyOfPem(facts.publicKey)
+  if (facts.publicKey !== undefined) return tufKeyFrom(facts.publicKey).key
   const { kind } = signerOf(facts)
   return tufKeyOf({ kind: tufKind(kind), spkiDer: spkiOf(signerOf(facts)) })
 }
 
-/** A public key in PEM as TUF metadata has it. Throws `rotation_impossible` for a kind that not every client verifies. */
-export function tufKeyOfPem(pem: string): TufKey {
+/** As `chancery trust custodian` prints it. */
+const custodianEntry = z.object({
+  name: z.string(),
+  key: z.object({ keytype: z.string(), scheme: z.string(), keyval: z.object({ public: z.string() }) }),
+})
+
+/** A key that was made elsewhere, in PEM or in the entry of its custodian, which names it. Throws `rotation_impossible`. */
+export function tufKeyFrom(text: string): { readonly name?: string; readonly key: TufKey } {
   try {
-    const key = parsePublicKeyPem(pem)
-    return tufKeyOf({ kind: tufKind(key.kind === 'ecdsa' ? key.curve : key.kind), spkiDer: key.spkiDer })
+    if (text.trimStart().startsWith('{')) {
+      const { name, key } = custodianEntry.parse(JSON.parse(text))
+      // The roles that it goes into are checked strictly.
+      return { name, key: key as TufKey }
+    }
+    const key = parsePublicKeyPem(text)
+    const kind = tufKind(key.kind === 'ecdsa' ? key.curve : key.kind)
+    return { key: tufKeyOf({ kind, spkiDer: key.spkiDer }) }
   } catch (error) {
-    if (!(error instanceof X509Error)) throw error
-    throw new OperatorError('rotation_impossible', `the public key cannot be read: ${error.message}`, { cause: error })
+    if (error instanceof OperatorError) throw error
+    const said = error instanceof X509Error ? error.message : 'it is no PEM, and no entry of a custodian'
+    throw new OperatorError('rotation_impossible', `the public key cannot be read: ${said}`, { cause: error })
   }
 }
 

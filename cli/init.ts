@@ -62,6 +62,7 @@ async function make(options: InitOptions): Promise<void> {
     newTreeId,
     parseTufQuorum,
     serviceNames,
+    standbyServiceNames,
     takenPorts,
   } = await import('#lifecycle')
   const { domain, host, listenHost = host } = options
@@ -94,7 +95,12 @@ async function make(options: InitOptions): Promise<void> {
   }
   const https = httpsOf(options)
   const treeId = newTreeId()
-  if (https !== undefined) requireNames(https.certFile, serviceNames({ domain, treeId }))
+  if (https !== undefined) {
+    requireNames(https.certFile, serviceNames({ domain, treeId }))
+    const later = missingNames(https.certFile, standbyServiceNames({ domain }))
+    if (later.length > 0)
+      process.stderr.write(`  before an emergency, a certificate for these too: ${later.join(', ')}\n`)
+  }
   const apart = options.ports === 'auto' ? await freePorts(listenHost) : defaultPorts
   const ports = https === undefined ? apart : atOnePort(apart, options.httpsPort)
   const taken = await takenPorts(listenHost, ports)
@@ -138,11 +144,15 @@ function httpsOf({ tlsCert, tlsKey }: InitOptions): { certFile: string; keyFile:
 
 /** A certificate for other names would be found out by the first client. */
 function requireNames(certFile: string, names: readonly string[]): void {
-  const certificate = new X509Certificate(readFileSync(certFile))
-  const missing = names.filter((name) => certificate.checkHost(name) === undefined)
+  const missing = missingNames(certFile, names)
   if (missing.length > 0) {
     throw Object.assign(new Error(`${certFile} is not for ${missing.join(', ')}`), { code: 'bad_choice' })
   }
+}
+
+function missingNames(certFile: string, names: readonly string[]): string[] {
+  const certificate = new X509Certificate(readFileSync(certFile))
+  return names.filter((name) => certificate.checkHost(name) === undefined)
 }
 
 function parsePort(text: string): number {

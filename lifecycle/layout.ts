@@ -94,6 +94,13 @@ export function serviceNames(choices: Pick<InstallationChoices, 'domain' | 'tree
   return [`fulcio.${domain}`, hostOfOrigin(rekorV1), rekorV2, `tsa.${domain}`, ct, `tuf.${domain}`]
 }
 
+/** The names that it needs as well once an emergency has brought a log into service. */
+export function standbyServiceNames({ domain }: Pick<InstallationChoices, 'domain'>): readonly string[] {
+  const shards = { ct: standbyNames['ct-log'], 'rekor-v2': standbyNames['rekor-v2'] }
+  const { rekorV2, ct } = origins({ domain, treeId: '', shards })
+  return [rekorV2, ct]
+}
+
 /** `chancery.yaml`, written once. */
 export function chanceryYaml(choices: InstallationChoices): string {
   const { listenHost, ports, treeId } = choices

@@ -303,10 +303,8 @@ describe('a transcript that was written anew, with all its hashes, is refused by
   ]
   test.each(rows)('%s', (_what, change, words) => {
     const text = forged(change(lines()))
-    expect(() => verifyTranscript(text, { witnesses: [] })).toThrow(words)
-    expect(() => verifyTranscript(text, { witnesses: [] })).toThrow(
-      expect.objectContaining({ code: 'ceremony_transcript_wrong' }),
-    )
+    const wrong = { code: 'ceremony_transcript_wrong', message: expect.stringMatching(words) as string }
+    expect(() => verifyTranscript(text, { witnesses: [] })).toThrow(expect.objectContaining(wrong))
   })
 
   test('a line after the plan had expired', () => {

@@ -5,7 +5,7 @@
  * The ceremony's folder is what people carry: transcript, requests, certificates, public keys. All of it is public. The
  * tokens, PINs and agents stay on their machines.
  */
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { OperatorError } from '#alarms'
@@ -79,7 +79,6 @@ export async function runCeremony(options: RunOptions): Promise<CeremonyProgress
           checkNotExpired(read, now())
           onStep(step)
           await perform({ state, folder, now, agentOf, append }, step)
-          writeOutputs(folder, state)
         }
       })
       if (leftIn(state).length === 0 && !state.ended) {
@@ -235,16 +234,16 @@ async function withAgents(
   await open(names)
 }
 
-/** What people look at and carry; all of it is in the transcript too, which alone counts. */
+/** What people look at and carry. All of it is in the transcript, which alone counts: a run that died leaves it to the next. */
 function writeOutputs(folder: string, { keys, requests, chains, roles }: CeremonyState): void {
-  for (const [name, { spkiDer }] of keys) {
-    replaceDurably(join(folder, 'keys', `${name}.pub.pem`), encodePem('PUBLIC KEY', spkiDer))
+  const put = (name: string, text: string): void => {
+    const path = join(folder, name)
+    if (!existsSync(path) || readFileSync(path, 'utf8') !== text) replaceDurably(path, text)
   }
-  for (const [name, der] of requests) {
-    replaceDurably(join(folder, 'requests', `${name}.csr.pem`), encodePem('CERTIFICATE REQUEST', der))
-  }
-  for (const [name, chain] of chains) replaceDurably(join(folder, 'certificates', `${name}.pem`), encodeChain(chain))
-  if (roles !== undefined) replaceDurably(join(folder, 'roles.json'), roles)
+  for (const [name, { spkiDer }] of keys) put(`keys/${name}.pub.pem`, encodePem('PUBLIC KEY', spkiDer))
+  for (const [name, der] of requests) put(`requests/${name}.csr.pem`, encodePem('CERTIFICATE REQUEST', der))
+  for (const [name, chain] of chains) put(`certificates/${name}.pem`, encodeChain(chain))
+  if (roles !== undefined) put('roles.json', roles)
 }
 
 /** The kernel lets go of it when this process dies. Throws `ceremony_underway`. */

@@ -2,10 +2,11 @@
  * docs/ceremonies.md, its commands run as they stand there, each on its machine: three operators with a key of each kind, a
  * root token that is never on the server, and at the end an installation that signs for cosign.
  */
-import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { CATALOGUE } from '#alarms'
@@ -14,6 +15,7 @@ import { client } from '../e2e/clients.ts'
 import { type Outcome, run, succeeded } from '../e2e/run.ts'
 import { ownEnvironment, projectFolder, serve, type Stack } from '../e2e/stack.ts'
 
+const LONG = process.env['CHANCERY_LONG'] === '1'
 const text = readFileSync(join(projectFolder, 'docs', 'ceremonies.md'), 'utf8')
 const blocks = [...text.matchAll(/<!-- on: (.+) -->\n```sh\n([^]*?)^```$/gm)].map(([, where = '', script = '']) => {
   const [machine = '', state = ''] = where.split(', ')
@@ -177,4 +179,40 @@ test('the codes that the document names are codes', () => {
   const named = [...text.matchAll(/`(ceremony_[a-z_]+)`/g)].map(([, code = '']) => code)
   expect(named.length).toBeGreaterThan(8)
   expect(named.filter((code) => !Object.hasOwn(CATALOGUE, code))).toEqual([])
+})
+
+describe('CHANCERY_LONG=1: the power of the vault fails', () => {
+  const where = join(scratch, 'bob')
+  const log = join(where, 'short/transcript.jsonl')
+  const linesNow = () => (existsSync(log) ? readFileSync(log, 'utf8').split('\n').length - 1 : 0)
+
+  /** Runs it, and ends it with all that it started as soon as so many lines are there; true if it had ended by itself. */
+  async function runUntil(lines: number): Promise<boolean> {
+    const words = ['ceremony', 'run', 'short.yaml', '--dir', 'short', '--approval', 'short.bob.approval']
+    const child = spawn(join(projectFolder, 'scripts/chancery'), words, {
+      cwd: where,
+      env: ownEnvironment(),
+      detached: true,
+    })
+    const ended = new Promise<number | null>((done) => child.once('close', done))
+    const runs = () => child.exitCode === null && child.signalCode === null
+    while (runs() && linesNow() < lines) await delay(1)
+    if (runs()) process.kill(-(child.pid ?? 0), 'SIGKILL')
+    return (await ended) === 0
+  }
+
+  test.runIf(LONG)('after each line, and it goes on: one key, one certificate', async () => {
+    succeeded(await inBash('bob', 'chancery token init short --agent agent.yaml --name root --add --confirm'))
+    const plan = ['--template', 'root', '--operator', 'bob=bob.pub', '--uri', 'root=pkcs11:token=short']
+    succeeded(await chancery('bob', 'ceremony', 'plan', 'short.yaml', ...plan))
+    const written = join(where, 'short.yaml')
+    writeFileSync(written, readFileSync(written, 'utf8').replace('agent: root', 'agent: agent.yaml'))
+    succeeded(await inBash('bob', 'chancery ceremony approve short.yaml --as bob --minisign-key bob.key'))
+    // A run that goes on says so first: one line more than that is its progress.
+    for (let lines = 1; !(await runUntil(lines)); lines = linesNow() + 2) expect(lines).toBeLessThan(40)
+    succeeded(await inBash('bob', 'chancery ceremony verify short/transcript.jsonl'))
+    const { stdout } = succeeded(await inBash('bob', 'chancery key ls --agent agent.yaml --json'))
+    const { keys, spare, orphans } = JSON.parse(stdout) as Record<string, unknown[]>
+    expect([keys?.length, spare?.length, orphans?.length]).toEqual([1, 0, 0])
+  })
 })

@@ -204,11 +204,22 @@ const changes: Readonly<Record<string, (moment: Moment) => Promise<unknown>>> = 
 export const stepNames: readonly string[] = Object.keys(changes)
 
 /** Makes all steps below `scratch` and keeps each in `mirror`. */
-export async function makeSteps(
-  scratch: string,
-  mirror?: { keep(trustRoot: string, as: string): void },
-): Promise<MadeSteps> {
+export async function makeSteps(scratch: string, mirror?: Keeper): Promise<MadeSteps> {
   const keys = await makeTufKeys(join(scratch, 'keys'))
+  try {
+    return await makeStepsWith(keys, scratch, mirror)
+  } catch (error) {
+    // Whoever called has nothing to close.
+    await keys.close()
+    throw error
+  }
+}
+
+interface Keeper {
+  keep(trustRoot: string, as: string): void
+}
+
+async function makeStepsWith(keys: TufKeys, scratch: string, mirror: Keeper | undefined): Promise<MadeSteps> {
   const folder = join(scratch, 'trust-root')
   mkdirSync(folder)
   const options: TrustRootOptions = { folder, agent: keys.online, keys: { root: 'none', online: 'tuf-online' } }

@@ -70,13 +70,10 @@ describe.skipIf(!LONG)('the commands of rotations', () => {
     const [cut] = blocksOf('distrust')
     const since = new Date(Date.now() - 5000).toISOString()
     await delay(1000)
-    expect(await shell(cut?.split('\n')[0], { SINCE: since })).toMatch(/\d+ certificates in ct are given up/)
-    const said = await run('bash', ['-euc', `export PATH="${join(projectFolder, 'scripts')}:$PATH"; ${cut}`], {
-      env: ownEnvironment({ SINCE: since }),
-      cwd: scratch,
-    })
     // Custodians sign this as well.
-    expect([said.status, said.stdout]).toEqual([7, expect.stringContaining('awaits signatures')])
+    expect(await shell(cut, { SINCE: since })).toMatch(
+      /\d+ certificates in ct are given up\nNothing was done[^]*awaits signatures/,
+    )
   })
 
   /** Of custodian-3, on a machine of their own. */

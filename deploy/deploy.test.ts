@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path'
 import { Command } from 'commander'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { defaultPorts } from '#lifecycle'
+import { defaultPorts, standbyPorts } from '#lifecycle'
 import { register as registerInit } from '../cli/init.ts'
 import { register as registerServe } from '../cli/serve.ts'
 import { readDockerfile, readDockerignore } from './container-files.ts'
@@ -28,6 +28,9 @@ const compose = parse(readFileSync(join(root, 'docker-compose.yml'), 'utf8'), { 
   services: Record<'init' | 'serve', Service>
   volumes: Record<string, unknown>
 }
+
+/** Every service, and the logs that stand by. */
+const published = [...Object.values(defaultPorts), ...Object.values(standbyPorts(defaultPorts))]
 
 function wordsOf(stage: string, name: string): string[] {
   const found = stages.find((one) => one.name === stage)
@@ -57,7 +60,7 @@ describe('Dockerfile', () => {
 
   test('exposes every port, has a health check on a live endpoint, stops by SIGTERM', () => {
     const exposed = wordsOf('runtime', 'EXPOSE').flatMap((words) => words.split(' ').map(Number))
-    expect(new Set(exposed)).toEqual(new Set(Object.values(defaultPorts)))
+    expect(new Set(exposed)).toEqual(new Set(published))
     expect(wordsOf('runtime', 'HEALTHCHECK').join(' ')).toContain(`127.0.0.1:${defaultPorts.metrics}/livez`)
     expect(wordsOf('runtime', 'STOPSIGNAL')).toEqual(['SIGTERM'])
   })
@@ -116,7 +119,7 @@ describe('docker-compose.yml', () => {
   )
 
   test('publishes every port on loopback, under the number that clients are told', () => {
-    const expected = Object.values(defaultPorts).map((port) => `127.0.0.1:${port}:${port}`)
+    const expected = published.map((port) => `127.0.0.1:${port}:${port}`)
     expect(new Set(compose.services.serve.ports)).toEqual(new Set(expected))
   })
 

@@ -8,7 +8,7 @@ export { type BackupManifest, readManifest } from './backup-manifest.ts'
 export { readAccount } from './recount.ts'
 export { restore, type RestoreOptions, type Restored, type RestoreStep, verifyBackup } from './restore.ts'
 export { type Reconciled, reconcile, type ReconcileSources, type ReconcileStep, USES } from './reconcile.ts'
-export { serviceNames, standbyServiceNames } from './layout.ts'
+export { serviceNames, standbyPorts, standbyServiceNames } from './layout.ts'
 export { defaultPorts, freePorts, type Ports, takenPorts } from './ports.ts'
 export { succeed, succeedingLog, type Succeeded, type SucceedOptions } from './succeed.ts'
 export {

@@ -48,14 +48,23 @@ export const standbyNames: StandbyNames = {
 /** Away from the ports that are usual, and from the next ones. */
 const STANDBY_PORTS_AFTER = 10
 
+/** Where the logs that stand by are served one day, each on a port of its own. */
+export function standbyPorts(ports: Pick<Ports, 'ct' | 'rekorV2'>): Pick<Ports, 'ct' | 'rekorV2'> {
+  return { ct: standbyPort(ports.ct), rekorV2: standbyPort(ports.rekorV2) }
+}
+
+/** The next one after the port of a log. */
+export function standbyPort(port: number): number {
+  return (port + STANDBY_PORTS_AFTER) % 65_536
+}
+
 /** The choices by which the standby logs would be installed; authorities and Rekor v1 stay where they are dialled. */
 export function standbyChoices(choices: InstallationChoices, treeId: string): InstallationChoices {
-  const later = (port: number) => (port + STANDBY_PORTS_AFTER) % 65_536
   const { ports } = choices
   return {
     ...choices,
     treeId,
-    ports: choices.https ? ports : { ...ports, ct: later(ports.ct), rekorV2: later(ports.rekorV2) },
+    ports: choices.https ? ports : { ...ports, ...standbyPorts(ports) },
     shards: { ct: standbyNames['ct-log'], 'rekor-v2': standbyNames['rekor-v2'] },
   }
 }

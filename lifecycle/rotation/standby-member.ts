@@ -5,7 +5,9 @@ import { basename, dirname, join } from 'node:path'
 import { OperatorError } from '#alarms'
 import { KEY_KINDS, type KeyKind } from '#hsm'
 import { decodePem, encodePem, equalBytes, parseCertificate } from '#x509'
+import { standbyPort } from '../layout.ts'
 import { newTreeId, shardOrigin } from '../log-names.ts'
+import { isFreePort } from '../ports.ts'
 import { chainOf, type StandbyKind, type StandbyMember, type StandbyPlan } from '../standby-plan.ts'
 import { keyIn, reachOf, withSide } from './agent-file.ts'
 import { numbered } from './authority.ts'
@@ -13,7 +15,7 @@ import { chainOfFile, issuerHere } from './certificates.ts'
 import { type Facts, known, type PlannedKey, type StandbyFacts } from './facts.ts'
 import { entryOf, nextFreeName, spkiOf } from './keys.ts'
 import { itemOfDer } from './publication.ts'
-import type { Installation, Rotation } from './rotation.ts'
+import type { Installation, Rotation, Wishes } from './rotation.ts'
 import { activeLog, addressOf } from './shard.ts'
 
 const LOG_KINDS = { 'ct-log': 'ct', 'rekor-v1': 'rekor-v1', 'rekor-v2': 'rekor-v2' } as const
@@ -87,7 +89,7 @@ export async function planMember(installation: Installation, kind: StandbyKind, 
   }
   const log = activeLog(installation, LOG_KINDS[kind])
   const treeId = newTreeId()
-  const address = await addressOf(log, {}, name)
+  const address = await addressOf(log, await nextPort(log), name)
   return {
     kind,
     item: name,
@@ -101,6 +103,20 @@ export async function planMember(installation: Installation, kind: StandbyKind, 
       database: join(dirname(log.database), `${name}.db`),
     },
   }
+}
+
+/** A log at an address has the port that follows, as at the beginning: whoever publishes ports knows it. */
+async function nextPort({ kind, listen, url }: ReturnType<typeof activeLog>): Promise<Pick<Wishes, 'listen' | 'url'>> {
+  const { hostname, port } = new URL(url)
+  if (kind === 'rekor-v1' || !isAddress(hostname) || !listen.endsWith(`:${port}`)) return {}
+  const host = listen.slice(0, listen.lastIndexOf(':'))
+  const next = standbyPort(Number(port))
+  if (!(await isFreePort(host.replace(/^\[|\]$/g, ''), next))) return {}
+  return { listen: `${host}:${next}`, url: url.replace(/:\d+$/, `:${next}`) }
+}
+
+function isAddress(hostname: string): boolean {
+  return hostname === 'localhost' || /^[\d.]+$|^\[/.test(hostname)
 }
 
 /** Both authorities are made below the root of the CA; without a CA below the timestamp authority's own. */

@@ -163,28 +163,26 @@ function hashOf(unhashed: object): string {
 
 /** The transcript of a ceremony that is under way; a line is durable when `append` returns. */
 export class Transcript {
-  readonly #file: number
+  readonly #folder: string
   readonly #machine: string
   readonly #now: () => Date
   readonly #lines: TranscriptLine[]
-  /** What a kill left of a line that was never finished; it is gone from the file. */
+  /** Where the last whole line ends. */
+  readonly #wholeBytes: number
+  #file: number | undefined
+  /** What a kill left of a line that was never finished, base64; it goes when the next line is written. */
   readonly dropped: string
 
-  /** Opens or begins it. Throws `ceremony_transcript_damaged`. */
+  /** Reads it, if there is one; the file is written with the first line. Throws `ceremony_transcript_damaged`. */
   constructor(folder: string, { machine, now }: { readonly machine: string; readonly now: () => Date }) {
-    mkdirSync(folder, { recursive: true, mode: 0o700 })
     const path = join(folder, TRANSCRIPT_FILE)
     const bytes = existsSync(path) ? readFileSync(path) : Buffer.alloc(0)
-    const end = bytes.lastIndexOf(0x0a) + 1
-    this.dropped = bytes.subarray(end).toString('base64')
-    this.#lines = end === 0 ? [] : readTranscript(bytes.subarray(0, end).toString('utf8'))
+    this.#wholeBytes = bytes.lastIndexOf(0x0a) + 1
+    this.dropped = bytes.subarray(this.#wholeBytes).toString('base64')
+    this.#lines = this.#wholeBytes === 0 ? [] : readTranscript(bytes.subarray(0, this.#wholeBytes).toString('utf8'))
+    this.#folder = folder
     this.#machine = machine
     this.#now = now
-    this.#file = openSync(path, 'a', 0o644)
-    if (end < bytes.length) ftruncateSync(this.#file, end)
-    fsyncSync(this.#file)
-    syncFolder(folder)
-    syncFolder(dirname(folder))
   }
 
   get lines(): readonly TranscriptLine[] {
@@ -207,16 +205,26 @@ export class Transcript {
     }
     const line: TranscriptLine = { ...unhashed, hash: hashOf(unhashed) }
     const bytes = Buffer.from(`${formatLine(line)}\n`)
+    const file = (this.#file ??= this.#open())
     // One write: what a kill leaves is at most the beginning of one line.
-    if (writeSync(this.#file, bytes) !== bytes.length)
-      throw new Error('the transcript could not be written: disk full?')
-    fsyncSync(this.#file)
+    if (writeSync(file, bytes) !== bytes.length) throw new Error('the transcript could not be written: disk full?')
+    fsyncSync(file)
     this.#lines.push(line)
     return line
   }
 
   close(): void {
-    closeSync(this.#file)
+    if (this.#file !== undefined) closeSync(this.#file)
+  }
+
+  #open(): number {
+    mkdirSync(this.#folder, { recursive: true, mode: 0o700 })
+    const file = openSync(join(this.#folder, TRANSCRIPT_FILE), 'a', 0o644)
+    if (this.dropped !== '') ftruncateSync(file, this.#wholeBytes)
+    fsyncSync(file)
+    syncFolder(this.#folder)
+    syncFolder(dirname(this.#folder))
+    return file
   }
 }
 

@@ -1,6 +1,6 @@
 /** The administrative verb `backup`, and how long ago the last one was. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { dirname, isAbsolute, join } from 'node:path'
+import { basename, dirname, isAbsolute, join } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { OperatorError } from '#alarms'
@@ -135,6 +135,7 @@ function configurationFiles({ config, dataDir, file, resolve }: LoadedConfig): s
     ...(timestamp === undefined ? [] : [timestamp.chain]),
     ...tls,
     ...standbyFiles(dataDir, resolve),
+    ...rotationFiles(dataDir),
     ...notedUses(resolve(USES)),
   ]
 }
@@ -145,6 +146,15 @@ function standbyFiles(dataDir: string, resolve: (path: string) => string): strin
   if (plan === undefined) return existsSync(resolve(STANDBY_FILE)) ? [STANDBY_FILE] : []
   const chains = plan.members.flatMap((member) => ('chain' in member ? [member.chain, member.certificate] : []))
   return [STANDBY_FILE, ...chains, ...(existsSync(resolve(plan.agent)) ? agentFiles(plan.agent, resolve) : [])]
+}
+
+/** What was rotated, and what is under way: without it a key that is half made would be nobody's. */
+function rotationFiles(dataDir: string): string[] {
+  const folder = join(dataDir, 'lifecycle')
+  if (!existsSync(folder)) return []
+  return readdirSync(folder, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.json') && entry.name !== basename(STANDBY_FILE))
+    .map(({ parentPath, name }) => join(parentPath, name))
 }
 
 /** What the account is compared with beside the logs: without it a restored server would know none of its uses. */

@@ -90,7 +90,7 @@ export async function logSwitchVerb(succession: Succession, { argument }: AdminR
   return { size: former.log.head().size, frozen }
 }
 
-/** Rekor v1: who wants to write waits while the former tree gets its last head, since the indexes run on from there. */
+/** Rekor v1: who wants to write waits while the former tree is held at its last size, since the indexes run on from there. */
 async function switchShards(succession: Succession, former: OpenLog, wish: Wish): Promise<void> {
   const { parts, services } = succession
   const { loaded } = parts
@@ -100,20 +100,43 @@ async function switchShards(succession: Succession, former: OpenLog, wish: Wish)
     throw new TypeError(`log ${name} is served by no shards`)
   const { indexOffset } = former.config
   await shards.succeed(async () => {
-    await ended(former.log, wish.emergency)
+    const release = await held(former.log, wish.emergency)
+    const opened = await named().catch((error: unknown) => {
+      release()
+      throw error
+    })
+    // From here on the former tree must not grow, whatever happens: indexes are counted from its size.
+    passing('configured', loaded.config)
+    await join(parts, opened)
+    services.joined(name, opened.config.name)
+    return shardOf(opened)
+  })
+  passing('in-force', loaded.config)
+
+  async function named(): Promise<OpenLog> {
     const document = parseDocument(readFileSync(loaded.file, 'utf8'))
     addSuccessor(document, wish, indexOffset + (await promisedSize(parts, former)))
     const text = document.toString({ lineWidth: 120 })
     const next = successorIn(parseConfig(text, loaded.file).logs, wish)
     const opened = { config: next, log: await succession.open(next) }
     passing('files-written', loaded.config)
-    replaceDurably(loaded.file, text)
-    passing('configured', loaded.config)
-    await join(parts, opened)
-    services.joined(name, next.name)
-    return shardOf(opened)
-  })
-  passing('in-force', loaded.config)
+    try {
+      replaceDurably(loaded.file, text)
+    } catch (error) {
+      await opened.log.close()
+      throw error
+    }
+    return opened
+  }
+}
+
+/** What was accepted is sealed and nothing more is taken; a lost key seals nothing, and nobody waits for it. */
+async function held(log: Log, emergency: boolean): Promise<() => void> {
+  const holding = log.hold()
+  if (!emergency) return await holding
+  holding.catch(() => undefined)
+  const nothing = (): void => undefined
+  return await Promise.race([holding.catch(() => nothing), delay(EMERGENCY_FREEZE_MS, nothing, { ref: false })])
 }
 
 /** Entries that were ever promised an index: of a log that lost some, more than it has. No index is given out twice. */

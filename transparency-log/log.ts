@@ -151,6 +151,12 @@ export interface Log {
   /** Ends the log: no new entry, a last head that is signed as such. Rejects with `LogError`; may be asked for again. */
   freeze(): Promise<void>
   /**
+   * Takes no new entry (`frozen`) until the returned function is called or the process ends; resolves when all that was
+   * accepted is sealed, so that the size stays. Rejects with `LogError` if it cannot be sealed now: then nothing has
+   * changed. At once for a log that may not be written any more.
+   */
+  hold(): Promise<() => void>
+  /**
    * The log's key leaves the agent: takes nothing any more and asks the agent for nothing. What is sealed is read as before;
    * the next time it is to be opened with `retiredSpkiDer`.
    */

@@ -132,6 +132,7 @@ export async function startLog(
     halt: (reason) => sequencer.halt(reason),
     inspection: store,
     freeze: () => sequencer.freeze(),
+    hold: () => sequencer.hold(),
     retire: () => sequencer.retire(),
     resume: () => sequencer.resume(),
     close: () => sequencer.close(),

@@ -179,6 +179,25 @@ describe('refusing', () => {
     await expect(frozen.add(textEntry('x'))).rejects.toMatchObject({ code: 'frozen' })
   })
 
+  test('a log that is held: what was accepted is sealed, nothing more is taken until it is let go', async () => {
+    const log = await open()
+    const accepted = addAll(log, numbered(5))
+    const release = await log.hold()
+    expect(log.head().size).toBe(5)
+    await accepted
+    await expect(log.add(textEntry('x'))).rejects.toMatchObject({ code: 'frozen' })
+    release()
+    expect((await log.add(textEntry('x'))).index).toBe(5)
+    await log.hold()
+    await log.freeze()
+    expect(log.head()).toMatchObject({ size: 6, frozenAtMs: expect.any(Number) })
+    await log.close()
+    // Of this process alone: a crash lets go of it.
+    const again = await open()
+    await again.hold()
+    expect(again.head().size).toBe(6)
+  })
+
   test('a log whose key has left the agent: read as before, and the agent is asked for nothing', async () => {
     const log = await open()
     await addAll(log, numbered(3))

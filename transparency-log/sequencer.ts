@@ -85,6 +85,9 @@ const RETRY_MOST_MS = 1_000
 const WATCH_MS = 250
 /** Some ten seconds: an HSM's short absence is sat out. */
 const FREEZE_ATTEMPTS = 200
+const HOLD_WITHIN_MS = 10_000
+/** Who writes meanwhile waits for it. */
+const HOLD_LOOK_MS = 5
 /** Longer than a writer that has just died keeps its log at the agent. */
 const TAKE_OVER_WITHIN_MS = 1_100
 /** Delivered marks are collected this long, so that they share a transaction. */
@@ -119,6 +122,7 @@ export class Sequencer {
   readonly #writer = randomBytes(8).toString('hex')
   /** Set while the last batches before the log's end are sealed, and for ever after. */
   #freezing = false
+  #held = false
   #retired = false
   #closing = false
   /** Delivered, and not yet known to be stored so. */
@@ -189,6 +193,24 @@ export class Sequencer {
     }
   }
 
+  /** See `Log.hold`. */
+  async hold(): Promise<() => void> {
+    this.#held = true
+    const untilMs = performance.now() + HOLD_WITHIN_MS
+    while (this.#pool.waiting > 0 || this.#stale || this.view.newest?.size !== this.#committed.size) {
+      if (this.#fault !== undefined && isFinal(this.#fault)) break
+      if (performance.now() > untilMs) {
+        this.#held = false
+        throw this.#fault ?? new LogError('unavailable', 'what was accepted is not sealed yet')
+      }
+      this.#wake()
+      await delay(HOLD_LOOK_MS)
+    }
+    return () => {
+      this.#held = false
+    }
+  }
+
   /** See `Log.retire`. */
   retire(): void {
     this.#retired = true
@@ -205,7 +227,7 @@ export class Sequencer {
   /** See `Log.add`. */
   async add(entry: PendingEntry): Promise<Added> {
     if (this.#closing) throw new LogError('unavailable', 'the log is being closed')
-    if (this.#freezing || this.#retired || this.view.newest?.frozenAtMs !== undefined) {
+    if (this.#freezing || this.#held || this.#retired || this.view.newest?.frozenAtMs !== undefined) {
       throw new LogError('frozen', 'the log is frozen; use the current one')
     }
     if (this.#fault !== undefined && isFinal(this.#fault)) throw this.#fault

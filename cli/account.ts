@@ -89,7 +89,7 @@ function screen({ keys, unknown, unknownTotal, unaccounted, account }: Reconcile
 }
 
 export interface ExportOptions {
-  readonly out: string
+  readonly output: string
   readonly data: string
   readonly agent: string
   readonly key: string
@@ -97,9 +97,9 @@ export interface ExportOptions {
 }
 
 /** Writes the account as JSON Lines, its signed head beside it (`.note`) and the key for that (`.pub`). */
-export async function runExport({ out, data, agent: name, key, json }: ExportOptions): Promise<void> {
+export async function runExport({ output, data, agent: name, key, json }: ExportOptions): Promise<void> {
   const { withAdminAgent } = await import('#lifecycle')
-  const file = resolve(out)
+  const file = resolve(output)
   const made = await withAdminAgent({ dataDir: data, agent: name }, async (agent) => {
     const known = (await agent.status()).keys.some((one) => one.name === key)
     // First the head, so that it lies on what is exported.
@@ -145,7 +145,7 @@ function lineText({ digest, hash, ...line }: { digest: Uint8Array; hash: Uint8Ar
 
 export interface VerifyAccountOptions {
   readonly head?: readonly string[]
-  readonly key?: string
+  readonly publicKey?: string
   readonly json?: boolean
 }
 
@@ -218,12 +218,12 @@ async function* accountLines(path: string): AsyncGenerator<string> {
 }
 
 /** Beside an export lie its own; others are given. */
-function signedHeads(path: string, { head = [], key }: VerifyAccountOptions) {
+function signedHeads(path: string, { head = [], publicKey }: VerifyAccountOptions) {
   const beside = existsSync(`${path}.note`) ? [`${path}.note`] : []
   const files = [...new Set([...head, ...beside])]
-  const keyFile = key ?? (existsSync(`${path}.pub`) ? `${path}.pub` : undefined)
+  const keyFile = publicKey ?? (existsSync(`${path}.pub`) ? `${path}.pub` : undefined)
   if (files.length === 0) return []
-  if (keyFile === undefined) throw damaged('--key is missing: the public key of the heads, PEM')
+  if (keyFile === undefined) throw damaged('--public-key is missing: the public key of the heads, PEM')
   const spkiDer = createPublicKey(readFileSync(keyFile)).export({ type: 'spki', format: 'der' })
   return files.map((file) => {
     try {

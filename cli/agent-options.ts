@@ -66,6 +66,21 @@ export async function confirmed(question: string, given: boolean | undefined): P
   throw new OperatorError('confirmation_needed', 'nothing was done; add --confirm to do it')
 }
 
+/**
+ * The same for what nothing brings back: `--confirm` has to repeat the name of what goes, or somebody types it. `what`
+ * says the consequence. Throws `confirmation_needed`: nothing was done.
+ */
+export async function confirmedAs(name: string, what: string, given: string | undefined): Promise<void> {
+  if (given === name) return
+  if (given === undefined && process.stdin.isTTY && process.stderr.isTTY) {
+    const terminal = createInterface({ input: process.stdin, output: process.stderr })
+    const answer = await terminal.question(`${what} Type ${name} to go on: `)
+    terminal.close()
+    if (answer.trim() === name) return
+  }
+  throw new OperatorError('confirmation_needed', `${what} Nothing was done; add --confirm '${name}'`)
+}
+
 /** A PIN typed twice at a terminal, not shown. Throws `confirmation_needed` where nobody sits. */
 export async function askedPin(what: string): Promise<string> {
   if (!process.stdin.isTTY || !process.stderr.isTTY) {

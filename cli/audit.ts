@@ -1,6 +1,6 @@
 /**
  * `chancery audit`: what an auditor checks with a URL and a trusted root, trusting nothing that the server says.
- * Exit status: 0 verified; 1 unreadable files; 2 not understood; 3 no such entry; 4 no answer; 5 the log contradicts
+ * Exit status: 0 verified; 1 unreadable files; 2 not understood; 3 no answer; 6 no such entry; 8 the log contradicts
  * itself or its trust root.
  */
 
@@ -8,6 +8,7 @@ import { createHash } from 'node:crypto'
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
+import { EXIT } from '#alarms'
 import {
   formatTransparencyLogEntry,
   fromHex,
@@ -40,38 +41,22 @@ export function register(program: Command): void {
   const audit = program
     .command('audit')
     .summary('check a log from outside, trusting only a trusted root')
-    .option('--url <url>', 'base URL of the log, e.g. http://127.0.0.1:3000')
-    .option('--log <version>', 'v1 (Rekor v1 interface) or v2 (Rekor v2: checkpoint and tiles)', 'v1')
-    .option('--trust-root <file>', 'trusted_root.json')
-    .option('--mirror <url>', 'TUF mirror to fetch trusted_root.json from, with --root')
-    .option('--root <file>', "the mirror's root.json, obtained out of band")
-    .option('--json', 'one JSON object instead of text')
-    .option('--recount', 'read the whole log and recompute its root')
-    .addHelpText('after', `${EXIT_STATUS}${RECOUNT_EXAMPLES}`)
-    .action(async (options: CommonOptions & { recount?: boolean }, command: Command) => {
-      if (options.recount === true) await judged(options, recount)
-      else command.help({ error: true })
-    })
-  audit
-    .command('proof <what>')
-    .summary('fetch an entry with its proof, verify and save it')
+    .addHelpText('after', `${EXIT_STATUS}${AUDIT_EXAMPLES}`)
+  ofLog(audit.command('proof <what>').summary('fetch an entry with its proof, verify and save it'))
     .description('<what> is a digest (sha256:HEX or HEX), an entry UUID, or a log index.')
-    .option('--output <file>', 'save the proven entry as JSON (TransparencyLogEntry, as bundles hold it)')
+    .option('-o, --output <file>', 'file to write: the proven entry (TransparencyLogEntry)')
     .addHelpText('after', `${EXIT_STATUS}${PROOF_EXAMPLES}`)
-    .action(async (what: string, _: unknown, command: Command) => {
-      await judged(command.optsWithGlobals<CommonOptions & { output?: string }>(), (options) => proof(what, options))
+    .action(async (what: string, options: CommonOptions & { output?: string }) => {
+      await judged(options, (given) => proof(what, given))
     })
-  audit
-    .command('verify <file>')
-    .summary('verify a saved proof or an exported account of key uses, without any network')
+  withTrust(audit.command('verify <file>').summary('verify a saved proof or an exported account, without any network'))
     .option('--head <note...>', 'account: signed heads that must lie on it, as anchors and the server keep them')
-    .option('--key <file>', 'account: public key of the heads, PEM')
+    .option('--public-key <file>', 'account: key of the heads, PEM')
     .addHelpText('after', `${EXIT_STATUS}${ACCOUNT_EXAMPLES}`)
-    .action(async (file: string, _: unknown, command: Command) => {
+    .action(async (file: string, options: CommonOptions & VerifyAccountOptions) => {
       const { isAccount, runVerifyAccount } = await import('./account.ts')
-      const given = command.optsWithGlobals<VerifyAccountOptions>()
-      if (given.head !== undefined || isAccount(file)) return await runVerifyAccount(file, given)
-      await judged(command.optsWithGlobals<CommonOptions>(), (options) => verifySaved(file, options))
+      if (options.head !== undefined || isAccount(file)) return await runVerifyAccount(file, options)
+      await judged<CommonOptions>(options, (given) => verifySaved(file, given))
     })
   audit
     .command('reconcile')
@@ -79,59 +64,84 @@ export function register(program: Command): void {
     .option('--data <dir>', 'data folder', 'data')
     .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
     .option('--accept <digest...>', 'uses that were looked into: their digests, or all that are unknown now')
+    .option('--json', 'print JSON')
     .addHelpText('after', RECONCILE_EXAMPLES)
-    .action(async (_: unknown, command: Command) => {
+    .action(async (options: ReconcileOptions) => {
       const { runReconcile } = await import('./account.ts')
-      await runReconcile(command.optsWithGlobals<ReconcileOptions>())
+      await runReconcile(options)
     })
   audit
     .command('export')
     .summary("operators: write the agent's account of key uses with its signed head")
-    .requiredOption('--out <file>', 'JSON Lines; FILE.note and FILE.pub are written beside it')
+    .requiredOption('-o, --output <file>', 'file to write, JSON Lines; beside it FILE.note and FILE.pub')
     .option('--data <dir>', 'data folder', 'data')
-    .option('--agent <agent>', 'its name, configuration file or admin socket', 'online')
+    .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent', 'online')
     .option('--head-key <name>', 'key that signs heads of the account', 'account')
-    .addHelpText('after', ACCOUNT_EXAMPLES)
-    .action(async (_: unknown, command: Command) => {
+    .option('--json', 'print JSON')
+    .addHelpText('after', `\nExit status: 0 written, 2 no such agent, 5 the agent is away.\n${EXPORT_EXAMPLES}`)
+    .action(async ({ headKey, ...options }: Omit<ExportOptions, 'key'> & { headKey: string }) => {
       const { runExport } = await import('./account.ts')
-      const { headKey, ...options } = command.optsWithGlobals<Omit<ExportOptions, 'key'> & { headKey: string }>()
       await runExport({ ...options, key: headKey })
     })
-  audit
-    .command('watch')
-    .summary('check that the log only ever grows, from one run to the next')
+  ofLog(audit.command('watch').summary('check that the log only ever grows, from one run to the next'))
     .requiredOption('--state <file>', 'where the last verified checkpoint is kept')
     .option('--once', 'check once and end, for cron')
     .option('--interval <seconds>', 'time between checks', '60')
     .addHelpText('after', `${EXIT_STATUS}${WATCH_EXAMPLES}`)
-    .action(async (_: unknown, command: Command) => {
-      await judged(command.optsWithGlobals<WatchOptions>(), watch)
+    .action(async (options: WatchOptions) => {
+      await judged(options, watch)
     })
-  audit
-    .command('log')
-    .summary('read the whole log and recompute its root (the same as audit --recount)')
+  ofLog(audit.command('recount').summary('read the whole log and recompute its root'))
     .addHelpText('after', `${EXIT_STATUS}${RECOUNT_EXAMPLES}`)
-    .action(async (_: unknown, command: Command) => {
-      await judged(command.optsWithGlobals<CommonOptions>(), recount)
+    .action(async (options: CommonOptions) => {
+      await judged(options, recount)
     })
 }
 
-const EXIT_STATUS = `
-Every audit command takes --url, --log, --json and a trust root: see chancery audit --help.
+function withTrust(command: Command): Command {
+  return command
+    .option('--trusted-root <file>', 'trusted_root.json from a source that you trust')
+    .option('--mirror <url>', 'TUF mirror of the stack, instead of --trusted-root; with --root')
+    .option('--root <file>', 'root.json to start from, obtained out of band')
+    .option('--json', 'print JSON')
+}
 
-Exit status: 0 verified, 1 unreadable files or trust root, 2 not understood, 3 no such entry,
-4 the log gives no answer, 5 the log contradicts itself or its trust root.
+function ofLog(command: Command): Command {
+  return withTrust(
+    command
+      .requiredOption('--url <url>', 'base URL of the log, e.g. http://127.0.0.1:3000')
+      .option('--log <version>', 'v1 (Rekor v1 interface) or v2 (Rekor v2: checkpoint and tiles)', 'v1'),
+  )
+}
+
+const EXIT_STATUS = `
+Exit status: 0 verified, 1 unreadable files or trust root, 2 not understood,
+3 the log gives no answer, 6 no such entry, 8 the log contradicts itself or its
+trust root, or an account does not hold: keep what you have.
+`
+const AUDIT_EXAMPLES = `
+Examples:
+  chancery audit proof 0 --url http://127.0.0.1:3000 \\
+    --trusted-root trusted_root.json
+  chancery audit recount --url http://127.0.0.1:3000 \\
+    --trusted-root trusted_root.json
+  chancery audit reconcile --data ./data
+`
+const EXPORT_EXAMPLES = `
+Examples:
+  chancery audit export --data ./data -o account.jsonl
+  chancery audit verify account.jsonl --public-key account.jsonl.pub \\
+    --head account.jsonl.note
 `
 const ACCOUNT_EXAMPLES = `
-An account that does not hold: exit status 8.
-
 Examples:
-  chancery audit export --data ./data --out account.jsonl
-  chancery audit verify account.jsonl --head /anchor/account.example.org.note --key account.pub
+  chancery audit verify proof.json --trusted-root trusted_root.json
+  chancery audit verify account.jsonl --public-key account.pub \\
+    --head /anchor/account.example.org.note
 `
 const RECONCILE_EXAMPLES = `
-Asks the running server; without one it opens the installation for the moment. Every use that is in no log and was
-never asked for by the server is named.
+Asks the running server; without one it opens the installation for the moment.
+Every use that is in no log and was never asked for by the server is named.
 
 Exit status: 0 every use is known, 8 there is a gap.
 
@@ -141,16 +151,20 @@ Examples:
 `
 const PROOF_EXAMPLES = `
 Examples:
-  chancery audit proof sha256:$(sha256sum < artifact | cut -d' ' -f1) --url http://127.0.0.1:3000 --trust-root trusted_root.json
-  chancery audit proof 0 --log v2 --url http://127.0.0.1:3003 --mirror http://127.0.0.1:8080 --root 1.root.json --output proof.json
+  chancery audit proof sha256:$(sha256sum < artifact | cut -d' ' -f1) \\
+    --url http://127.0.0.1:3000 --trusted-root trusted_root.json
+  chancery audit proof 0 --log v2 --url http://127.0.0.1:3003 \\
+    --mirror http://127.0.0.1:8080 --root 1.root.json -o proof.json
 `
 const WATCH_EXAMPLES = `
 Example, from cron:
-  chancery audit watch --once --state rekor-v1.state --url http://127.0.0.1:3000 --trust-root trusted_root.json
+  chancery audit watch --once --state rekor-v1.state \\
+    --url http://127.0.0.1:3000 --trusted-root trusted_root.json
 `
 const RECOUNT_EXAMPLES = `
 Example:
-  chancery audit --recount --log v2 --url http://127.0.0.1:3003 --trust-root trusted_root.json
+  chancery audit recount --log v2 --url http://127.0.0.1:3003 \\
+    --trusted-root trusted_root.json
 `
 
 /** What a check found, for people and for programs. */
@@ -171,7 +185,7 @@ async function judged<O extends CommonOptions>(options: O, check: (options: O) =
       print(options, [], { verified: false, code: error.code, message: error.message })
       process.stderr.write(`chancery: ${headline} (${error.code}): ${error.message}\n${NEXT[error.code] ?? ''}`)
     } else if (error instanceof TrustedRootError || error instanceof AuditUseError || error instanceof AuditFileError) {
-      process.exitCode = error instanceof AuditUseError ? 2 : 1
+      process.exitCode = error instanceof AuditUseError ? EXIT.usage : EXIT.failed
       print(options, [], { verified: false, code: 'use', message: error.message })
       process.stderr.write(`chancery: ${error.message}\n`)
     } else throw error
@@ -179,7 +193,7 @@ async function judged<O extends CommonOptions>(options: O, check: (options: O) =
 }
 
 /** Unlike any failure of the command itself, so that a cron job can shout for it alone. */
-const EXIT_CONTRADICTED = 5
+const EXIT_CONTRADICTED = EXIT.integrity
 
 /** A code without a status does not compile. */
 const EXIT_OF = {
@@ -192,8 +206,8 @@ const EXIT_OF = {
   rollback: EXIT_CONTRADICTED,
   unknown_log: EXIT_CONTRADICTED,
   malformed: EXIT_CONTRADICTED,
-  not_found: 3,
-  unreachable: 4,
+  not_found: EXIT.policy,
+  unreachable: EXIT.locked,
 } satisfies Record<VerifierErrorCode, number>
 
 const NEXT: Partial<Record<VerifierErrorCode, string>> = {

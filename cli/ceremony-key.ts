@@ -9,7 +9,7 @@ interface KeyOptions {
   readonly token: string
   readonly kind: 'P-256' | 'P-384' | 'ed25519'
   readonly data: string
-  readonly out?: string
+  readonly output?: string
   readonly json?: boolean
 }
 
@@ -21,7 +21,7 @@ export function registerKey(ceremony: Command): void {
     .requiredOption('--token <token>', 'the token, by its name there')
     .addOption(new Option('--kind <kind>', 'what is made').choices(['P-256', 'P-384', 'ed25519']).default('P-256'))
     .option('--data <dir>', 'data folder, for an agent by name', 'data')
-    .option('--out <file>', 'its public half, PEM (default: NAME.pem)')
+    .option('-o, --output <file>', 'file to write, its public half, PEM (default: NAME.pem)')
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -36,10 +36,13 @@ Example:
     .action(make)
 }
 
-async function make(name: string, { agent, token, kind, data, out = `${name}.pem`, json }: KeyOptions): Promise<void> {
+async function make(
+  name: string,
+  { agent, token, kind, data, output = `${name}.pem`, json }: KeyOptions,
+): Promise<void> {
   const { makeOperatorKey } = await import('#lifecycle/ceremony')
   const spkiDer = await makeOperatorKey({ dataDir: data, agent }, { name, token, kind })
-  writeFileSync(out, encodePem('PUBLIC KEY', spkiDer), { flush: true })
-  if (json === true) printJson({ file: out, spki: Buffer.from(spkiDer).toString('base64') })
-  else process.stdout.write(`made: ${kind} key ${name} on token ${token}\nwritten: ${out}\n`)
+  writeFileSync(output, encodePem('PUBLIC KEY', spkiDer), { flush: true })
+  if (json === true) printJson({ file: output, spki: Buffer.from(spkiDer).toString('base64') })
+  else process.stdout.write(`made: ${kind} key ${name} on token ${token}\nwritten: ${output}\n`)
 }

@@ -22,7 +22,7 @@ interface PlanOptions {
   readonly uri: readonly string[]
   readonly request?: string
   readonly profile: string
-  readonly root?: string
+  readonly rootCertificate?: string
   readonly json?: boolean
 }
 
@@ -53,7 +53,10 @@ export function registerPlan(ceremony: Command): void {
         .choices(['issuing-ca', 'timestamp-authority'])
         .default('issuing-ca'),
     )
-    .option('--root <file>', 'templates certificate and standby: certificate of the root that is there, PEM')
+    .option(
+      '--root-certificate <file>',
+      'templates certificate and standby: certificate of the root that is there, PEM',
+    )
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -63,7 +66,7 @@ What is approved is the SHA-256 of the file's bytes: sha256sum says the same.
 Examples:
   chancery ceremony plan plan.yaml --template installation --domain sig.example.test --operator alice=alice.pub --operator bob=minisign.pub --operator carol=carol.pem
   chancery ceremony plan plan.yaml
-  chancery ceremony plan next-ca.yaml --template certificate --request issuing-ca-2.csr.pem --root root.pem
+  chancery ceremony plan next-ca.yaml --template certificate --request issuing-ca-2.csr.pem --root-certificate root.pem
 `,
     )
     .action(plan)
@@ -112,7 +115,7 @@ async function write(file: string, template: Template, options: PlanOptions): Pr
             spkiSha256: sha256(request.spkiDer),
           },
         }),
-    ...(options.root === undefined ? {} : { rootSha256: sha256(rootIn(options.root)) }),
+    ...(options.rootCertificate === undefined ? {} : { rootSha256: sha256(rootIn(options.rootCertificate)) }),
   })
   writeFileSync(file, text, { flush: true })
   process.stdout.write(`written: ${file}\nRead and change it, then: chancery ceremony plan ${file}\n`)

@@ -23,7 +23,7 @@ interface VerifyOptions extends TrustedRootSource {
   readonly witness?: readonly string[]
   readonly witnesses: string
   readonly plan?: string
-  readonly log?: string
+  readonly logProof?: string
   readonly json?: boolean
 }
 
@@ -32,26 +32,26 @@ export function registerVerify(ceremony: Command): void {
     .option('--plan <file>', 'the plan that it must be of')
     .option('--witness <file...>', "witnesses' signatures (default: those beside it)")
     .option('--witnesses <n>', 'how many witnesses must have signed', '0')
-    .option('--log <file>', 'proof that its digest is in the log; with a trusted root')
+    .option('--log-proof <file>', 'proof that its digest is in the log; with a trusted root')
     .addHelpText(
       'after',
       `
 Every hash, every approval against the plan, every request, certificate and
 signature, and whether each step was planned, there and then. A changed,
-missing, added or moved line is named. Needs no network: with --log the proof
+missing, added or moved line is named. Needs no network: with --log-proof it
 is checked with the trusted root that is given.
 
 Exit status: 0 it holds, 7 the ceremony has not ended, 8 it does not hold.
 
 Examples:
   chancery ceremony verify ceremony/transcript.jsonl --plan plan.yaml --witnesses 1
-  chancery ceremony verify transcript.jsonl --log transcript.log.json --trust-root trusted_root.json
+  chancery ceremony verify transcript.jsonl --log-proof transcript.log.json --trusted-root trusted_root.json
 `,
     )
     .action(verify)
   trustOptions(ceremony.command('log <transcript>').summary("put a transcript's digest into a Rekor v1 log"))
     .requiredOption('--url <url>', 'base URL of the log, e.g. http://127.0.0.1:3000')
-    .option('--out <file>', 'the proof, as JSON (default: beside the transcript)')
+    .option('-o, --output <file>', 'file to write, JSON (default: beside the transcript)')
     .addHelpText(
       'after',
       `
@@ -60,7 +60,7 @@ it and forgotten: who was there is said by approvals and witnesses; the log says
 that this very file existed, and when. The proof is verified before it is kept.
 
 Example:
-  chancery ceremony log ceremony/transcript.jsonl --url http://127.0.0.1:3000 --trust-root trusted_root.json
+  chancery ceremony log ceremony/transcript.jsonl --url http://127.0.0.1:3000 --trusted-root trusted_root.json
 `,
     )
     .action(log)
@@ -68,7 +68,7 @@ Example:
 
 function trustOptions(command: Command): Command {
   return command
-    .option('--trust-root <file>', 'trusted_root.json')
+    .option('--trusted-root <file>', 'trusted_root.json')
     .option('--mirror <url>', 'TUF mirror to fetch trusted_root.json from, with --root')
     .option('--root <file>', "the mirror's root.json, obtained out of band")
     .option('--json', 'print JSON')
@@ -96,7 +96,7 @@ async function verify(file: string, options: VerifyOptions): Promise<void> {
       `signed by ${verified.witnesses.length} witnesses, not ${wanted}`,
     )
   }
-  const logged = options.log === undefined ? undefined : await provenIn(options.log, text, options)
+  const logged = options.logProof === undefined ? undefined : await provenIn(options.logProof, text, options)
   const keys = [...state.keys.values()]
   const unproven = keys.filter((key) => key.unproven.includes('LOCAL')).map(({ name }) => name)
   if (options.json === true) {
@@ -128,7 +128,7 @@ async function verify(file: string, options: VerifyOptions): Promise<void> {
     ...(unproven.length === 0 ? [] : [`  unproven   that they were made on their token: ${unproven.join(', ')}`]),
     `  witnessed  by ${verified.witnesses.length === 0 ? 'nobody' : verified.witnesses.join(', ')}`,
     logged === undefined
-      ? '  logged     not shown: no --log was given'
+      ? '  logged     not shown: no --log-proof was given'
       : `  logged     index ${logged.index} of ${logged.origin}, ${logged.time}`,
     `  file       sha256 ${fileSha256}`,
   ]
@@ -146,7 +146,7 @@ function witnessesBeside(file: string): string[] {
 
 interface LogOptions extends TrustedRootSource {
   readonly url: string
-  readonly out?: string
+  readonly output?: string
   readonly json?: boolean
 }
 
@@ -171,7 +171,7 @@ async function log(file: string, options: LogOptions): Promise<void> {
   if (response.status !== 201) throw notLogged(`${url} answered ${response.status}: ${reply.slice(0, 300)}`)
   const entry = reading(() => parseRekorV1Entry(JSON.parse(reply)).entry)
   const proven = check(entry, text, trusted)
-  const out = options.out ?? file.replace(/(?:\.jsonl)?$/, '.log.json')
+  const out = options.output ?? file.replace(/(?:\.jsonl)?$/, '.log.json')
   writeFileSync(out, `${JSON.stringify(formatTransparencyLogEntry(entry), undefined, 2)}\n`, { flush: true })
   if (options.json === true) printJson({ file: out, ...proven })
   else process.stdout.write(`logged: index ${proven.index} of ${proven.origin}, ${proven.time}\nwritten: ${out}\n`)

@@ -54,7 +54,7 @@ interface SigningOptions {
   readonly agent?: string
   readonly key?: string
   readonly data: string
-  readonly out?: string
+  readonly output?: string
   readonly confirm?: boolean
   readonly json?: boolean
 }
@@ -68,8 +68,8 @@ function signingOptions(command: Command): Command {
     .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent that has the key')
     .option('--key <name>', 'its name in agent.yaml (purpose ceremonyStatement)')
     .option('--data <dir>', 'data folder, for an agent by name', 'data')
-    .option('--out <file>', 'file to write')
-    .option('--confirm', 'sign without being asked')
+    .option('-o, --output <file>', 'file to write (default: beside it)')
+    .option('--confirm', 'sign without being asked: somebody has read it')
     .option('--json', 'print JSON')
 }
 
@@ -114,9 +114,9 @@ async function approve(file: string, options: SigningOptions): Promise<void> {
   checkNotExpired(read, new Date())
   const key = keyOf(options)
   process.stderr.write(`${accountOf(read)}\n`)
-  if (process.stdin.isTTY) await confirmed(`Approve this as ${options.as}?`, options.confirm)
+  await confirmed(`Approve this as ${options.as}?`, options.confirm)
   const signed = await signStatement(read, options.as, { act: 'approve' }, { key, now: new Date() })
-  const out = options.out ?? `${file.replace(/\.ya?ml$/, '')}.${options.as}.approval`
+  const out = options.output ?? `${file.replace(/\.ya?ml$/, '')}.${options.as}.approval`
   await keepStatement(out, signed, { ...options, said: `approved by ${options.as}: plan sha256 ${read.sha256}` })
 }
 
@@ -286,9 +286,9 @@ async function witness(file: string, options: SigningOptions): Promise<void> {
   const key = keyOf(options)
   const what = `${state.read.plan.ceremony}: ${lines.length} lines, head ${head}`
   process.stderr.write(`${what}\n`)
-  if (process.stdin.isTTY) await confirmed(`Sign this as ${options.as}?`, options.confirm)
+  await confirmed(`Sign this as ${options.as}?`, options.confirm)
   const saying = { act: 'witness', lines: lines.length, head } as const
   const signed = await signStatement(state.read, options.as, saying, { key, now: new Date() })
-  const out = options.out ?? join(dirname(file), `${basename(file).replace(/\.jsonl$/, '')}.${options.as}.witness`)
+  const out = options.output ?? join(dirname(file), `${basename(file).replace(/\.jsonl$/, '')}.${options.as}.witness`)
   await keepStatement(out, signed, { ...options, said: `witnessed by ${options.as}` })
 }

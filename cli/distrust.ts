@@ -1,10 +1,9 @@
 /** `chancery distrust`: what a key signed at some time is given up, for all clients. */
-import { createInterface } from 'node:readline/promises'
 import type { Command } from 'commander'
 import { OperatorError } from '#alarms'
 import type { Affected } from '#server'
 import type { Publication, TrustItem } from '#trust-root'
-import { printJson } from './agent-options.ts'
+import { confirmedAs, printJson } from './agent-options.ts'
 import { type InstallationOptions, installationOf } from './rotation.ts'
 import { tellPublication } from './trust-options.ts'
 
@@ -13,7 +12,7 @@ interface DistrustOptions extends InstallationOptions {
   readonly until?: string
   readonly entirely?: boolean
   readonly dryRun?: boolean
-  readonly yes?: boolean
+  readonly confirm?: string
   readonly json?: boolean
 }
 
@@ -24,8 +23,8 @@ export function register(program: Command): void {
     .option('--from <time>', 'signatures of this time and later: 2026-11-21T08:00:00Z')
     .option('--until <time>', 'and no later than this (a CA or a timestamp authority)')
     .option('--entirely', 'every signature of this key, whenever it was made')
-    .option('--dry-run', 'only say what would be given up')
-    .option('--yes', 'do it without being asked')
+    .option('--dry-run', 'say what would be done, change nothing')
+    .option('--confirm <item>', 'the item again: do it without being asked')
     .option('--data <dir>', 'data folder', 'data')
     .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
     .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent of the services', 'online')
@@ -47,7 +46,7 @@ Examples:
   chancery distrust certificate-authority --from 2026-11-21T08:00:00Z --dry-run
   chancery distrust timestamp-authority --from 2026-11-21T08:00:00Z \\
     --until 2026-11-21T09:30:00Z
-  chancery distrust rekor-v2 --entirely --yes
+  chancery distrust rekor-v2 --entirely --confirm rekor-v2
 `,
     )
     .action(distrust)
@@ -75,7 +74,7 @@ async function distrust(id: string, options: DistrustOptions): Promise<void> {
     return
   }
   if (options.json !== true) process.stdout.write(planScreen(item, words, affected, stillSigns))
-  await typed(id, options.yes)
+  await confirmedAs(id, `What ${id} signed is given up.`, options.confirm)
   await installation.ask('canary-distrust', {
     item: id,
     from: from.toISOString(),
@@ -151,16 +150,4 @@ function nextScreen({ kind }: TrustItem): string {
     'When nothing stands by any more: chancery rotate standby',
     '',
   ].join('\n')
-}
-
-/** Somebody types the item's name, or said so on the command line. Throws `confirmation_needed`. */
-async function typed(id: string, given: boolean | undefined): Promise<void> {
-  if (given === true) return
-  if (process.stdin.isTTY && process.stderr.isTTY) {
-    const terminal = createInterface({ input: process.stdin, output: process.stderr })
-    const answer = await terminal.question(`Type ${id} to give them up: `)
-    terminal.close()
-    if (answer.trim() === id) return
-  }
-  throw new OperatorError('confirmation_needed', 'nothing was done; add --yes to do it')
 }

@@ -20,7 +20,7 @@ export function register(program: Command): void {
     .option('--tls-key <file>', 'private key of --tls-cert, PEM')
     .option('--https-port <port>', 'the port of --tls-cert', parsePort, 443)
     .addOption(
-      new Option('--key <name=kind>', 'another kind for root-ca, issuing-ca (P-384, rsa-3072, …) or a TUF key')
+      new Option('--kind <name=kind>', 'another kind for root-ca, issuing-ca (P-384, rsa-3072, …) or a TUF key')
         .argParser((value: string, before: readonly string[]) => [...before, value])
         .default([], 'usual kinds'),
     )
@@ -45,7 +45,7 @@ interface InitOptions {
   readonly tlsKey?: string
   readonly httpsPort: number
   readonly ifMissing?: boolean
-  readonly key: readonly string[]
+  readonly kind: readonly string[]
   readonly tufQuorum?: string
   readonly fromCeremony?: string
   readonly tufSignatures?: readonly string[]
@@ -75,13 +75,13 @@ async function make(options: InitOptions): Promise<void> {
       throw new InstallationError('bad_choice', `${address} is neither an IPv4 address nor a host name`)
   }
   const keyKinds: Record<string, KeyKind> = {}
-  for (const choice of options.key) {
+  for (const choice of options.kind) {
     const [name = '', wanted] = choice.split('=')
     const offered = Object.hasOwn(CHOSEN_KINDS, name) ? CHOSEN_KINDS[name] : undefined
     const kind = offered?.find((each) => each === wanted)
     if (kind === undefined) {
       const names = Object.keys(CHOSEN_KINDS).join(', ')
-      throw new InstallationError('bad_choice', `--key ${choice}: ${offered?.join(', ') ?? `names are ${names}`}`)
+      throw new InstallationError('bad_choice', `--kind ${choice}: ${offered?.join(', ') ?? `names are ${names}`}`)
     }
     keyKinds[name] = kind
   }

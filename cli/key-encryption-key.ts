@@ -25,8 +25,8 @@ under the receiving token's RSA key. These commands log in as security officer
 own; the agent never sees that PIN.
 
   chancery key kek init online
-  chancery key kek request recovery --out request.json
-  chancery key kek share online --for request.json --out share.json
+  chancery key kek request recovery -o request.json
+  chancery key kek share online --request request.json -o share.json
   chancery key kek accept recovery --from share.json
 
 The token that made it wraps and does not unwrap: restore on one that accepted
@@ -35,11 +35,11 @@ it. More: docs/decisions/0020-wrapped-backup.md
     )
   officerOptions(kek.command('init <token>').summary('make a key-encryption key on a token')).action(init)
   officerOptions(kek.command('request <token>').summary('make the key pair under which it can travel to this token'))
-    .requiredOption('--out <file>', 'new file for the request; no secret')
+    .requiredOption('-o, --output <file>', 'file to write, new: the request; no secret')
     .action(request)
   officerOptions(kek.command('share <token>').summary("wrap the key-encryption key for another token's request"))
-    .requiredOption('--for <file>', 'the request')
-    .requiredOption('--out <file>', 'new file for the share; only the requesting token can open it')
+    .requiredOption('--request <file>', 'request of the other token')
+    .requiredOption('-o, --output <file>', 'file to write, new; only the requesting token can open it')
     .option('--fingerprint <hex>', 'of the request, as the other operator reads it out; asked for at a terminal')
     .action(share)
   officerOptions(kek.command('accept <token>').summary('take a shared key-encryption key in'))
@@ -100,35 +100,35 @@ const shareFile = z.strictObject({
   wrappedHex: z.string().regex(/^(?:[0-9a-f]{2})+$/),
 })
 
-async function request(name: string, options: KekOptions & { readonly out: string }): Promise<void> {
-  refuseExisting(options.out)
+async function request(name: string, options: KekOptions & { readonly output: string }): Promise<void> {
+  refuseExisting(options.output)
   const token = await officerToken(name, options)
   const made = await asOfficer(({ requestKek }) => requestKek(token))
-  writeNew(options.out, { format: 'chancery-kek-request/1', ...made } satisfies z.input<typeof requestFile>)
+  writeNew(options.output, { format: 'chancery-kek-request/1', ...made } satisfies z.input<typeof requestFile>)
   const fingerprint = await fingerprintOf(made)
-  if (options.json === true) printJson({ token: name, file: options.out, fingerprint })
+  if (options.json === true) printJson({ token: name, file: options.output, fingerprint })
   else {
     process.stdout.write(
-      `request of token ${name}: ${options.out}\nIts fingerprint, to be read to whoever shares:\n  ${grouped(fingerprint)}\n`,
+      `request of token ${name}: ${options.output}\nIts fingerprint, to be read to whoever shares:\n  ${grouped(fingerprint)}\n`,
     )
   }
 }
 
 interface ShareOptions extends KekOptions {
-  readonly for: string
-  readonly out: string
+  readonly request: string
+  readonly output: string
   readonly fingerprint?: string
 }
 
 async function share(name: string, options: ShareOptions): Promise<void> {
-  refuseExisting(options.out)
-  const { format: _, ...asked } = readFile(options.for, requestFile)
+  refuseExisting(options.output)
+  const { format: _, ...asked } = readFile(options.request, requestFile)
   await checkFingerprint(asked, options.fingerprint)
   const token = await officerToken(name, options)
   const made = await asOfficer(({ shareKek }) => shareKek(token, asked))
-  writeNew(options.out, { format: 'chancery-kek-share/1', ...made } satisfies z.input<typeof shareFile>)
-  if (options.json === true) printJson({ token: name, file: options.out, kekIdHex: made.kekIdHex })
-  else process.stdout.write(`key-encryption key ${made.kekIdHex} for that request:\n  ${options.out}\n`)
+  writeNew(options.output, { format: 'chancery-kek-share/1', ...made } satisfies z.input<typeof shareFile>)
+  if (options.json === true) printJson({ token: name, file: options.output, kekIdHex: made.kekIdHex })
+  else process.stdout.write(`key-encryption key ${made.kekIdHex} for that request:\n  ${options.output}\n`)
 }
 
 async function accept(name: string, options: KekOptions & { readonly from: string }): Promise<void> {

@@ -20,7 +20,7 @@ for the moment (--agent root: the root token's). NAME is a key's name in
 agent.yaml, the label on its token, or its id in hex.
 
 Exit status: 0 done, 2 no such agent, 3 another agent holds the state, 4 a PIN
-or a latch, 5 the HSM is away, 6 refused, 7 needs --confirm, 8 a damaged
+or a latch, 5 the HSM is away, 6 refused, 7 not confirmed, 8 a damaged
 backup.
 
 Examples:
@@ -285,7 +285,7 @@ function registerGenerate(key: Command): void {
     .option('--token <token>', 'token, by its name in agent.yaml', 'online')
     .addOption(new Option('--kind <kind>', 'what is made').choices(KINDS).default('P-256'))
     .option('--backup', 'may be wrapped for a backup, under a trusted key-encryption key')
-    .option('--dry-run', 'only tell what would be made')
+    .option('--dry-run', 'say what would be done, change nothing')
     .addHelpText(
       'after',
       `
@@ -339,14 +339,15 @@ async function generate(label: string, options: GenerateOptions): Promise<void> 
 
 interface DestroyOptions extends AgentOptions {
   readonly token?: string
+  readonly dryRun?: boolean
   readonly confirm?: boolean
 }
 
 function registerDestroy(key: Command): void {
   agentOptions(key.command('destroy <id>').summary('destroy a key that no configuration names'))
     .option('--token <token>', 'token, by its name in agent.yaml (default: wherever the id is)')
-    .option('--confirm', 'destroy it; without this only what would go is told')
-    .addOption(new Option('--dry-run', 'only tell what would go: the default').conflicts('confirm'))
+    .addOption(new Option('--dry-run', 'say what would be done, change nothing').conflicts('confirm'))
+    .option('--confirm', 'do it without being asked')
     .addHelpText(
       'after',
       `
@@ -356,7 +357,7 @@ account has a line of it.
 
 Examples:
   chancery key ls --orphans
-  chancery key destroy 3f0c…e1 --data ./data
+  chancery key destroy 3f0c…e1 --data ./data --dry-run
   chancery key destroy 3f0c…e1 --data ./data --confirm
 `,
     )
@@ -384,7 +385,11 @@ async function destroy(idHex: string, options: DestroyOptions): Promise<void> {
     if (configured !== undefined) {
       throw new OperatorError('key_configured', `key ${configured} is in the configuration; take it out first`)
     }
-    if (options.confirm === true) await admin.destroyKey({ token: place.token, idHex })
+    if (options.dryRun !== true) {
+      const labels = [...new Set(place.objects.map(({ object: { label } }) => label || 'no name'))].join(', ')
+      await confirmed(`The key ${labels} on token ${place.token} is destroyed, for good.`, options.confirm)
+      await admin.destroyKey({ token: place.token, idHex })
+    }
     return place
   })
   const objects = result.objects.map(({ object: { class: of, keyType, label }, verdict }) => ({
@@ -393,7 +398,7 @@ async function destroy(idHex: string, options: DestroyOptions): Promise<void> {
     label,
     verdict,
   }))
-  const done = options.confirm === true
+  const done = options.dryRun !== true
   if (options.json === true) {
     printJson({ done, token: result.token, idHex, objects })
     return
@@ -401,13 +406,13 @@ async function destroy(idHex: string, options: DestroyOptions): Promise<void> {
   const rows = objects.map(({ class: of, keyType, label, verdict }) => [of, keyType, label || '-', verdict])
   process.stdout.write(
     `${done ? 'Destroyed' : 'Would destroy'} on token ${result.token}:\n${table(['OBJECT', 'TYPE', 'LABEL', 'WHAT'], rows)}` +
-      (done ? '' : 'Nothing was done; add --confirm to do it.\n'),
+      (done ? '' : 'Nothing was done.\n'),
   )
 }
 
 function registerUnlatch(key: Command): void {
   agentOptions(key.command('unlatch <name>').summary("lift a key's latch, or its log's"))
-    .option('--confirm', 'the cause was found')
+    .option('--confirm', 'do it without being asked: the cause was found')
     .addHelpText(
       'after',
       `
@@ -442,12 +447,12 @@ async function unlatch(name: string, options: AgentOptions & { readonly confirm?
 }
 
 interface BackupOptions extends AgentOptions {
-  readonly out: string
+  readonly output: string
 }
 
 function registerBackup(key: Command): void {
   agentOptions(key.command('backup [names...]').summary('wrap keys for a backup, under a trusted key-encryption key'))
-    .requiredOption('--out <file>', 'new file, JSON; it holds no secret in the clear')
+    .requiredOption('-o, --output <file>', 'file to write, new; it holds no secret in the clear')
     .addHelpText(
       'after',
       `
@@ -460,8 +465,8 @@ Exit status: 0 all of the named were wrapped (or at least one, without names),
 6 not.
 
 Examples:
-  chancery key backup --out keys.json --data ./data
-  chancery key backup issuing-ca --out ca.json --data ./data
+  chancery key backup -o keys.json --data ./data
+  chancery key backup issuing-ca -o ca.json --data ./data
 `,
     )
     .action(backup)
@@ -471,7 +476,7 @@ async function backup(names: readonly string[], options: BackupOptions): Promise
   const { OperatorError, EXIT } = await import('#alarms')
   const { HsmError } = await import('#hsm')
   const { backupKeys, formatKeyBackup, withAdminAgent } = await import('#lifecycle')
-  if (existsSync(options.out)) throw new OperatorError('backup_target_exists', `${options.out} is there already`)
+  if (existsSync(options.output)) throw new OperatorError('backup_target_exists', `${options.output} is there already`)
   const made = await withAdminAgent(reachOf(options), async (admin) => {
     const records = await admin.keyRecords()
     const only = names.map((name) => records.find((record) => record.name === name)?.idHex ?? name)
@@ -482,11 +487,11 @@ async function backup(names: readonly string[], options: BackupOptions): Promise
     return result
   })
   const failed = made.keys.length === 0 || (names.length > 0 && made.notWrapped.length > 0)
-  if (!failed) writeFileSync(options.out, formatKeyBackup(made), { mode: 0o600, flag: 'wx', flush: true })
+  if (!failed) writeFileSync(options.output, formatKeyBackup(made), { mode: 0o600, flag: 'wx', flush: true })
   if (failed) process.exitCode = EXIT.policy
   if (options.json === true) {
     const keys = made.keys.map(({ label, idHex, token, kind, kekIdHex }) => ({ label, idHex, token, kind, kekIdHex }))
-    printJson({ file: failed ? null : resolve(options.out), keys, notWrapped: made.notWrapped })
+    printJson({ file: failed ? null : resolve(options.output), keys, notWrapped: made.notWrapped })
     return
   }
   const rows = [
@@ -494,7 +499,9 @@ async function backup(names: readonly string[], options: BackupOptions): Promise
     ...made.notWrapped.map(({ label, token, reason }) => [label, token, `NOT: ${reason}`]),
   ]
   if (rows.length > 0) process.stdout.write(table(['KEY', 'TOKEN', ''], rows))
-  process.stdout.write(failed ? 'No file was written.\n' : `${made.keys.length} of ${rows.length} in ${options.out}\n`)
+  process.stdout.write(
+    failed ? 'No file was written.\n' : `${made.keys.length} of ${rows.length} in ${options.output}\n`,
+  )
   const reasons = new Map(made.notWrapped.map(({ reason, message }) => [reason, message]))
   for (const [reason, message] of reasons) process.stderr.write(`${reason}: ${message}\n`)
 }
@@ -509,7 +516,7 @@ function registerRestore(key: Command): void {
   agentOptions(key.command('restore [labels...]').summary('put keys of a backup on a token'))
     .requiredOption('--from <file>', 'file of key backup')
     .option('--token <token>', 'token, by its name in agent.yaml', 'online')
-    .option('--dry-run', 'only tell what would be restored')
+    .option('--dry-run', 'say what would be done, change nothing')
     .addHelpText(
       'after',
       `

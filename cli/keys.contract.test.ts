@@ -176,7 +176,11 @@ describe('with an agent that runs', () => {
         stderr: expect.stringContaining('#label_exists'),
       })
     }
-    expect(await screen('key', 'destroy', idHex)).toMatch(/^Would destroy on token online:\n/)
+    expect(await screen('key', 'destroy', idHex, '--dry-run')).toMatch(/^Would destroy on token online:\n/)
+    expect(await chancery('key', 'destroy', idHex)).toMatchObject({
+      status: 7,
+      stderr: expect.stringContaining('add --confirm'),
+    })
     expect(await json<{ state: string }>('key', 'show', 'fresh')).toMatchObject({ idHex, state: 'in no configuration' })
     expect(await screen('key', 'destroy', idHex, '--confirm')).toMatch(/^Destroyed on token online:\n/)
     expect((await chancery('key', 'destroy', idHex, '--confirm')).status).toBe(6)
@@ -268,10 +272,10 @@ describe('with an agent that runs', () => {
   test('a key is backed up and comes back on a second token', async () => {
     const file = (name: string) => join(folder, name)
     const second = { label: 'recovery', pinFile: join(data, 'hsm/recovery.pin') }
-    expect(await screen('token', 'init', 'recovery')).toContain('Nothing was done')
+    expect(await screen('token', 'init', 'recovery', '--dry-run')).toContain('Nothing was done')
     expect(existsSync(second.pinFile)).toBe(false)
-    expect((await chancery('token', 'init', 'recovery', '--add', '--confirm')).status).toBe(0)
-    expect(await chancery('token', 'init', 'recovery', '--add', '--confirm')).toMatchObject({
+    expect((await chancery('token', 'init', 'recovery', '--add')).status).toBe(0)
+    expect(await chancery('token', 'init', 'recovery', '--add')).toMatchObject({
       status: 6,
       stderr: expect.stringContaining('#token_exists'),
     })
@@ -279,21 +283,14 @@ describe('with an agent that runs', () => {
     running = await spawnAgent({ configPath: join(data, 'agent/online.yaml') })
 
     const { idHex } = await json<Made>('key', 'gen', 'kept', '--backup')
-    expect(await chancery('key', 'backup', 'kept', '--out', file('early.json'))).toMatchObject({
+    expect(await chancery('key', 'backup', 'kept', '-o', file('early.json'))).toMatchObject({
       status: 6,
       stderr: expect.stringContaining('no_kek'),
     })
     expect(existsSync(file('early.json'))).toBe(false)
     expect((await chancery('key', 'kek', 'init', 'online')).status).toBe(0)
-    const asked = await json<{ fingerprint: string }>(
-      'key',
-      'kek',
-      'request',
-      'recovery',
-      '--out',
-      file('request.json'),
-    )
-    const share = ['key', 'kek', 'share', 'online', '--for', file('request.json'), '--out', file('share.json')]
+    const asked = await json<{ fingerprint: string }>('key', 'kek', 'request', 'recovery', '-o', file('request.json'))
+    const share = ['key', 'kek', 'share', 'online', '--request', file('request.json'), '-o', file('share.json')]
     expect((await chancery(...share)).status).toBe(7)
     expect(await chancery(...share, '--fingerprint', 'abcd')).toMatchObject({
       status: 7,
@@ -307,13 +304,13 @@ describe('with an agent that runs', () => {
     const made = await json<{ keys: { label: string }[]; notWrapped: { reason: string }[] }>(
       'key',
       'backup',
-      '--out',
+      '-o',
       file('keys.json'),
     )
     expect(made.keys.map(({ label }) => label)).toEqual(['kept'])
     expect(new Set(made.notWrapped.map(({ reason }) => reason))).toEqual(new Set(['not_extractable']))
-    expect((await chancery('key', 'backup', '--out', file('keys.json'))).stderr).toContain('#backup_target_exists')
-    expect(await chancery('key', 'backup', 'tsa', '--out', file('tsa.json'))).toMatchObject({ status: 6 })
+    expect((await chancery('key', 'backup', '-o', file('keys.json'))).stderr).toContain('#backup_target_exists')
+    expect(await chancery('key', 'backup', 'tsa', '-o', file('tsa.json'))).toMatchObject({ status: 6 })
 
     expect(await screen('key', 'restore', '--from', file('keys.json'), '--token', 'recovery', '--dry-run')).toContain(
       'Nothing was done',

@@ -5,7 +5,7 @@ import type { Command } from 'commander'
 import { OperatorError } from '#alarms'
 import type { Succeeded } from '#lifecycle'
 import type { FsckAnswer, LoadedConfig, LogLine } from '#server'
-import { printJson, table, wrapped } from './agent-options.ts'
+import { confirmedAs, printJson, table, wrapped } from './agent-options.ts'
 import { showSteps } from './progress.ts'
 
 interface LogOptions {
@@ -43,14 +43,18 @@ Examples:
     )
     .action(fsck)
   common(log.command('freeze <name>').summary('end a log: it stays readable and takes no entry any more'))
-    .option('--confirm <origin>', 'the origin of the log')
+    .option('--dry-run', 'say what would be done, change nothing')
+    .option('--confirm <origin>', 'its origin: do it without being asked')
     .addHelpText(
       'after',
       `
 For ever: the agent signs one last head, which for Rekor v2 says so, and none
 after it. To go on with a new shard: chancery log succeed.
 
-Example:
+Exit status: 0 frozen, 2 no such log, 3 no server runs, 7 not confirmed.
+
+Examples:
+  chancery log freeze rekor-v2 --dry-run
   chancery log freeze rekor-v2 --confirm rekor-v2.sig.example.test
 `,
     )
@@ -58,8 +62,8 @@ Example:
   common(log.command('adopt <name>').summary('give the agent back the head of a log that it forgot'))
     .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent', 'online')
     .option('--checkpoint <file>', 'a checkpoint that somebody kept; may be given again', collect, [])
-    .option('--dry-run', 'check everything, change nothing')
-    .option('--confirm <origin>', 'the origin of the log')
+    .option('--dry-run', 'say what would be done, change nothing')
+    .option('--confirm <origin>', 'its origin: do it without being asked')
     .addHelpText(
       'after',
       `
@@ -95,8 +99,8 @@ function registerSucceed(log: Command): void {
     .option('--listen <host:port>', 'where the successor listens (Rekor v2 and CT)')
     .option('--url <url>', 'what clients dial for it (Rekor v2 and CT)')
     .option('--publish-only', 'stop once its key is published; call again later to switch')
-    .option('--dry-run', 'say what would be made, change nothing')
-    .option('--confirm <origin>', 'the origin of the log that ends')
+    .option('--dry-run', 'say what would be done, change nothing')
+    .option('--confirm <origin>', 'its origin: do it without being asked')
     .addHelpText(
       'after',
       `
@@ -106,6 +110,9 @@ Clients verify with the new key once they have fetched the trust root: with
 --publish-only first, and the switch a few days later, no client is surprised.
 Interrupted, the same command goes on. The server goes over while it serves;
 uploads to a former Rekor v2 address are passed on for a week.
+
+Exit status: 0 done, 2 no such log, 3 no server runs, 6 refused, 7 not
+confirmed, or custodians must sign.
 
 Examples:
   chancery log succeed rekor-v1 --publish-only
@@ -126,12 +133,11 @@ async function succeedLog(name: string, options: SucceedCommandOptions): Promise
   }
   const plan = `log ${name} (${log.origin}) ends, and ${heir?.name ?? nextName(loaded.dataDir, name)} takes its place`
   if (options.dryRun === true) {
-    process.stdout.write(`${plan}. Nothing was changed\n`)
+    if (options.json === true) printJson({ done: false, name, origin: log.origin, plan })
+    else process.stdout.write(`${plan}. Nothing was changed\n`)
     return
   }
-  if (options.publishOnly !== true && options.confirm !== log.origin) {
-    throw new OperatorError('confirmation_needed', `${plan}. Nothing was done; add --confirm '${log.origin}'`)
-  }
+  if (options.publishOnly !== true) await confirmedAs(log.origin, `${plan}.`, options.confirm)
   const { installationOf } = await import('./rotation.ts')
   const { listen, url } = options
   const done = await succeed({
@@ -295,10 +301,19 @@ function reportScreen(report: FsckAnswer, seconds: number): string {
   return `${lines.join('\n')}\n`
 }
 
-async function freeze(name: string, options: LogOptions & { confirm?: string }): Promise<void> {
-  const { confirm } = options
-  const argument = { name, ...(confirm === undefined ? {} : { confirm }) }
-  const line = (await ask(await loadedOf(options), 'log-freeze', argument)) as LogLine // our own server answers
+async function freeze(name: string, options: LogOptions & { dryRun?: boolean; confirm?: string }): Promise<void> {
+  const loaded = await loadedOf(options)
+  const log = loaded.config.logs.find((found) => found.name === name)
+  if (log === undefined) throw new OperatorError('no_such_log', `there is no log ${name}; see: chancery log ls`)
+  const plan = `log ${name} (${log.origin}) takes no entry any more, for ever.`
+  if (options.dryRun === true) {
+    if (options.json === true) printJson({ done: false, name, origin: log.origin })
+    else process.stdout.write(`${plan} Nothing was changed\n`)
+    return
+  }
+  await confirmedAs(log.origin, plan, options.confirm)
+  const argument = { name, confirm: log.origin }
+  const line = (await ask(loaded, 'log-freeze', argument)) as LogLine // our own server answers
   if (options.json === true) printJson(line)
   else process.stdout.write(`log ${name} is frozen at ${line.size} entries, since ${line.frozenAt}\n`)
 }
@@ -323,9 +338,7 @@ async function adopt(
     else process.stdout.write(`${what}. Nothing was changed\n`)
     return
   }
-  if (options.confirm !== origin) {
-    throw new OperatorError('confirmation_needed', `${what}. Nothing was done; add --confirm '${origin}'`)
-  }
+  await confirmedAs(origin, `${what}.`, options.confirm)
   const { withAdminAgent } = await import('#lifecycle')
   await withAdminAgent({ dataDir: options.data, agent: options.agent }, (admin) => admin.adoptHead(adoptionOf(plan)))
   const line = (await ask(loaded, 'log-resume', { name })) as LogLine // our own server answers

@@ -10,10 +10,10 @@ export function register(program: Command): void {
     .option('--issuer <url>', 'OpenID issuer (default: that of the running stack in --data)')
     .option('--data <dir>', 'data folder of a running stack', 'data')
     .option('--client-id <id>', 'client id at the issuer', 'sigstore')
-    .option('--output <file>', 'where to write the token, readable by you alone', 'token')
+    .option('-o, --output <file>', 'file to write, readable by you alone', 'token')
     .option('--print', 'print the token instead')
     .option('--no-browser', 'only show the URL')
-    .addHelpText('after', '\nExample:\n  chancery login --issuer https://login.example.org --output token\n')
+    .addHelpText('after', '\nExample:\n  chancery login --issuer https://login.example.org -o token\n')
     .action(async (options: LoginCommandOptions) => {
       const [{ login }, { openBrowser }] = await Promise.all([
         import('./browser-login.ts'),

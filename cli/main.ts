@@ -74,7 +74,7 @@ export async function main(words: readonly string[]): Promise<number> {
 }
 
 /** Commander hands its settings only to commands that are made after they were set. */
-function inherit(command: Command): void {
+export function inherit(command: Command): void {
   for (const child of command.commands) {
     child.copyInheritedSettings(command)
     // One line tells a command in its parent's list and at the head of its own help.

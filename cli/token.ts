@@ -27,7 +27,7 @@ A running server's agent is asked through its socket; otherwise one is started
 for the moment. No PIN is ever an argument: they lie in files of mode 0600.
 
 Exit status: 0 done, 2 no such agent, 3 another agent holds the state, 4 a PIN
-or a latch, 5 the HSM is away, 6 refused, 7 needs --confirm.
+or a latch, 5 the HSM is away, 6 refused, 7 not confirmed.
 
 Examples:
   chancery token ls --data ./data
@@ -41,7 +41,7 @@ Examples:
   registerInit(token)
   registerPin(token)
   agentOptions(token.command('unlatch <token>').summary('lift the latch of a token and log in once'))
-    .option('--confirm', 'the PIN file holds the right PIN now')
+    .option('--confirm', 'do it without being asked: the PIN file is right now')
     .addHelpText(
       'after',
       `
@@ -118,7 +118,7 @@ interface InitOptions extends AgentOptions {
   readonly ask?: boolean
   readonly name?: string
   readonly add?: boolean
-  readonly confirm?: boolean
+  readonly dryRun?: boolean
 }
 
 function registerInit(token: Command): void {
@@ -133,8 +133,7 @@ function registerInit(token: Command): void {
     .option('--ask', 'ask at the terminal for a PIN whose file is not there')
     .option('--name <name>', 'its name in agent.yaml (default: the label)')
     .option('--add', 'add it to agent.yaml; the agent takes it up when it is started again')
-    .option('--confirm', 'make it; without this only what would be done is told')
-    .addOption(new Option('--dry-run', 'only tell what would be done: the default').conflicts('confirm'))
+    .option('--dry-run', 'say what would be done, change nothing')
     .addHelpText(
       'after',
       `
@@ -143,8 +142,8 @@ written before the token has the PINs. Keep the security officer's PIN
 elsewhere than the token: with it keys can be given to other tokens.
 
 Examples:
-  chancery token init recovery --data ./data
-  chancery token init recovery --data ./data --add --confirm
+  chancery token init recovery --data ./data --dry-run
+  chancery token init recovery --data ./data --add
 `,
     )
     .action(initialize)
@@ -173,14 +172,14 @@ async function initialize(label: string, options: InitOptions): Promise<void> {
     ...(file.softhsmConfText === undefined ? {} : { softhsmConf: file.softhsmConfText }),
   }
   const plan = { label, name, module: file.modulePath, pinFile, soPinFile, agentFile: file.path, entry }
-  if (options.confirm !== true) {
+  if (options.dryRun === true) {
     if (options.json === true) printJson({ done: false, ...plan })
     else {
       const made = (path: string) => (existsSync(path) ? path : `${path} (random, new)`)
       process.stdout.write(
         `Would make a token\n  label         ${label}\n  module        ${file.modulePath}\n  PIN           ${made(pinFile)}\n` +
           `  officer's PIN ${made(soPinFile)}\n  agent.yaml    ${options.add === true ? `${file.path}: tokens.${name}` : 'not changed (--add)'}\n` +
-          'Nothing was done; add --confirm to do it.\n',
+          'Nothing was done.\n',
       )
     }
     return

@@ -52,7 +52,7 @@ interface SignOptions {
   readonly agent: string
   readonly key: string
   readonly output?: string
-  readonly yes?: boolean
+  readonly confirm?: boolean
   readonly json?: boolean
 }
 
@@ -66,7 +66,7 @@ function agentOptions(command: Command): Command {
 function registerSign(trust: Command): void {
   agentOptions(trust.command('sign <payload>').summary("check a payload and sign it with a custodian's key"))
     .option('-o, --output <file>', 'file to write (default: standard output)')
-    .option('--yes', 'agree without being asked: somebody has read the difference')
+    .option('--confirm', 'sign without being asked: somebody has read it')
     .option('--json', 'print the checked difference as JSON, and sign nothing')
     .addHelpText(
       'after',
@@ -75,7 +75,7 @@ Needs no server and no network. What would be signed is checked to be what the
 file says, and shown; nothing is signed before somebody agrees. The agent keeps
 the highest version that it signed, and refuses a lower or another one.
 
-Exit status: 0 signed, 5 the HSM is away, 6 the agent refuses, 7 not agreed,
+Exit status: 0 signed, 5 the HSM is away, 6 the agent refuses, 7 not confirmed,
 8 the payload is not what it says.
 
 Examples:
@@ -112,19 +112,10 @@ async function sign(path: string, options: SignOptions): Promise<void> {
     const { version, sha256 } = checked.publishedRoot
     process.stderr.write(`on top of root ${version}\n  SHA-256 ${sha256}\n`)
   }
-  await agreed(options)
+  await confirmed(`Sign this with key ${options.key}?`, options.confirm)
   const signed = await withAgent(options, async (agent) => await signPayload(checked, agent, options.key))
   write(signed, options.output)
   for (const { role, version } of signed.signatures) process.stderr.write(`signed ${role} ${version}\n`)
-}
-
-async function agreed({ key, yes }: SignOptions): Promise<void> {
-  try {
-    await confirmed(`Sign this with key ${key}?`, yes)
-  } catch (cause) {
-    if (!(cause instanceof OperatorError)) throw cause
-    throw new OperatorError('confirmation_needed', 'nothing was signed; agree at a terminal, or with --yes', { cause })
-  }
 }
 
 function toldOf({ publication, operator, parts, diff, publishedRoot }: CheckedPayload) {

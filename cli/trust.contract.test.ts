@@ -119,7 +119,14 @@ test('a change is previewed, waits with status 7, and is published with the seco
   })
 
   for (const number of ['1', '2']) {
-    const signed = await trust('sign', at('p.json'), ...as(`custodian-${number}`), '--yes', '-o', at(`${number}.json`))
+    const signed = await trust(
+      'sign',
+      at('p.json'),
+      ...as(`custodian-${number}`),
+      '--confirm',
+      '-o',
+      at(`${number}.json`),
+    )
     expect(signed.status, signed.stderr).toBe(0)
   }
   expect((await trust('merge', at('1.json'), at('1.json'))).status, 'the same twice').toBe(6)
@@ -138,13 +145,13 @@ test("a custodian's agent signs no lower version, and a payload that was changed
   await addKey('rekor-v1-third')
   await trust('publish')
   await trust('payload', '-o', at('q.json'))
-  await trust('sign', at('q.json'), ...as('custodian-1'), '--yes', '-o', at('q1.json'))
-  expect((await trust('sign', at('p.json'), ...as('custodian-1'), '--yes')).status, 'the older one').toBe(6)
+  await trust('sign', at('q.json'), ...as('custodian-1'), '--confirm', '-o', at('q1.json'))
+  expect((await trust('sign', at('p.json'), ...as('custodian-1'), '--confirm')).status, 'the older one').toBe(6)
   const text = readFileSync(at('q.json'), 'utf8')
   writeFileSync(at('r.json'), text.replace('trusted from', 'trusted until'))
-  const refused = await trust('sign', at('r.json'), ...as('custodian-2'), '--yes')
+  const refused = await trust('sign', at('r.json'), ...as('custodian-2'), '--confirm')
   expect([refused.status, refused.stdout]).toEqual([8, ''])
-  expect((await trust('sign', at('q.json'), '--agent', 'custodian-2', '--key', 'nobody', '--yes')).status).toBe(6)
+  expect((await trust('sign', at('q.json'), '--agent', 'custodian-2', '--key', 'nobody', '--confirm')).status).toBe(6)
   expect((await trust('withdraw')).status, 'not confirmed').toBe(7)
   expect((await trust('withdraw', '--confirm')).stdout).toMatch(/is withdrawn/)
   expect((await trust('merge', at('q1.json'))).status).toBe(2)
@@ -158,7 +165,7 @@ test('custodians change by their own signatures and those of the new ones', asyn
   expect((await trust('roles', '--set', at('roles.json'))).status).toBe(7)
   await trust('payload', '-o', at('s.json'))
   for (const number of ['1', '2']) {
-    await trust('sign', at('s.json'), ...as(`custodian-${number}`), '--yes', '-o', at(`s${number}.json`))
+    await trust('sign', at('s.json'), ...as(`custodian-${number}`), '--confirm', '-o', at(`s${number}.json`))
   }
   expect((await trust('merge', at('s1.json'), at('s2.json'))).stdout).toMatch(/^published: root 2, /)
   expect(await screen('roles')).toMatch(/^custodian-1 +- +yes /m)

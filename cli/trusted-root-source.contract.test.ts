@@ -36,7 +36,7 @@ describe('the trust root of an auditor', () => {
     const fromMirror = await loadTrustedRoot({ mirror: `${mirror.url}/`, root })
     const file = join(folder, 'trusted_root.json')
     await writeFile(file, JSON.stringify(fromMirror))
-    expect(await loadTrustedRoot({ trustRoot: file })).toEqual(fromMirror)
+    expect(await loadTrustedRoot({ trustedRoot: file })).toEqual(fromMirror)
     expect(readTrustedLogs(fromMirror).map(({ name }) => name)).toEqual([
       'rekor-v1.example.org',
       'rekor-v2.example.org',
@@ -53,8 +53,8 @@ describe('the trust root of an auditor', () => {
       { mirror: mirror.url, root: join(folder, 'nothing') },
       { mirror: 'http://127.0.0.1:1', root },
       { mirror: mirror.url },
-      { trustRoot: join(folder, 'nothing') },
-      { trustRoot: join(folder, 'broken') },
+      { trustedRoot: join(folder, 'nothing') },
+      { trustedRoot: join(folder, 'broken') },
       {},
     ]) {
       await expect(loadTrustedRoot(source)).rejects.toMatchObject({ name: 'TrustedRootError' })

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 
 /** Where an auditor's trust comes from: a file, or a TUF mirror whose root.json was obtained out of band. */
 export interface TrustedRootSource {
-  readonly trustRoot?: string | undefined
+  readonly trustedRoot?: string | undefined
   readonly mirror?: string | undefined
   readonly root?: string | undefined
 }
@@ -24,11 +24,12 @@ const FETCH_TIMEOUT_MS = 20_000
  * The parsed trusted_root.json. From a mirror it is fetched by tuf-js, which shares no code with what published it, into
  * a cache that is thrown away: an audit starts from the root that it was given and from nothing else.
  */
-export async function loadTrustedRoot({ trustRoot, mirror, root }: TrustedRootSource): Promise<unknown> {
-  if (trustRoot !== undefined) return parse(await readFile(trustRoot, 'utf8').catch(unreadable(trustRoot)), trustRoot)
+export async function loadTrustedRoot({ trustedRoot, mirror, root }: TrustedRootSource): Promise<unknown> {
+  if (trustedRoot !== undefined)
+    return parse(await readFile(trustedRoot, 'utf8').catch(unreadable(trustedRoot)), trustedRoot)
   if (mirror === undefined || root === undefined) {
     throw new TrustedRootError(
-      'no trust root: give --trust-root trusted_root.json, or --mirror URL with --root 1.root.json (obtained out of band)',
+      'no trust root: give --trusted-root trusted_root.json, or --mirror URL with --root 1.root.json (obtained out of band)',
     )
   }
   const { Updater } = await import('tuf-js')

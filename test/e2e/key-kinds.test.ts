@@ -19,7 +19,7 @@ beforeAll(async () => {
   const kinds = ['root-ca=rsa-4096', 'issuing-ca=rsa-3072', 'tuf-root=ed25519', 'tuf-online=ed25519']
   await initialise(
     dataDir,
-    kinds.flatMap((kind) => ['--key', kind]),
+    kinds.flatMap((kind) => ['--kind', kind]),
   )
   stack = await serve(dataDir)
   // tuf-js and go-tuf read the repository here, in both cosigns.

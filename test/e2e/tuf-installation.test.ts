@@ -56,7 +56,7 @@ async function everyClientFollows(): Promise<void> {
 /** On the custodian's machine; a second key of a custodian lies beside the first one. */
 async function sign(payload: string, key: string, into: string) {
   const agent = join(dataDir, `agent/${key.split('-', 2).join('-')}.yaml`)
-  return await chancery('trust', 'sign', payload, '--agent', agent, '--key', key, '--yes', '-o', into)
+  return await chancery('trust', 'sign', payload, '--agent', agent, '--key', key, '--confirm', '-o', into)
 }
 
 /** What waits is carried to these custodians, signed there and brought back. */

@@ -94,8 +94,8 @@ describe('cosigned checkpoints', () => {
     expect(text).toMatch(/Successfully fsck'd log|OK/)
     expect(text).not.toMatch(/fail|error/i)
     const trustRoot = join(dataDir, 'trust-root/repository/trusted_root.json')
-    const of = ['--log', 'v2', '--url', rekorV2, '--trust-root', trustRoot]
-    succeeded(await runChancery(['audit', '--recount', ...of]))
+    const of = ['--log', 'v2', '--url', rekorV2, '--trusted-root', trustRoot]
+    succeeded(await runChancery(['audit', 'recount', ...of]))
     succeeded(await runChancery(['audit', 'watch', '--once', '--state', join(scratch, 'watch'), ...of]))
   })
 

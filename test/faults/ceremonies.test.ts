@@ -167,7 +167,7 @@ describe('what does not hold is refused', () => {
       '--root',
       '../server/data/trust-root/repository/1.root.json',
     ]
-    const proof = ['--log', join(stick, 'ceremony/transcript.log.json'), ...source]
+    const proof = ['--log-proof', join(stick, 'ceremony/transcript.log.json'), ...source]
     expect((await chancery('desk', 'ceremony', 'verify', other, ...proof)).stderr).toMatch(/about another file/)
     expect((await chancery('desk', 'ceremony', 'verify', other, '--witnesses', '1')).stderr).toMatch(/0 witnesses/)
     const witness = join(stick, 'ceremony/transcript.bob.witness')
@@ -202,12 +202,12 @@ describe('CHANCERY_LONG=1: the power of the vault fails', () => {
   }
 
   test.runIf(LONG)('after each line, and it goes on: one key, one certificate', async () => {
-    succeeded(await inBash('bob', 'chancery token init short --agent agent.yaml --name root --add --confirm'))
+    succeeded(await inBash('bob', 'chancery token init short --agent agent.yaml --name root --add'))
     const plan = ['--template', 'root', '--operator', 'bob=bob.pub', '--uri', 'root=pkcs11:token=short']
     succeeded(await chancery('bob', 'ceremony', 'plan', 'short.yaml', ...plan))
     const written = join(where, 'short.yaml')
     writeFileSync(written, readFileSync(written, 'utf8').replace('agent: root', 'agent: agent.yaml'))
-    succeeded(await inBash('bob', 'chancery ceremony approve short.yaml --as bob --minisign-key bob.key'))
+    succeeded(await inBash('bob', 'chancery ceremony approve short.yaml --as bob --minisign-key bob.key --confirm'))
     // A run that goes on says so first: one line more than that is its progress.
     for (let lines = 1; !(await runUntil(lines)); lines = linesNow() + 2) expect(lines).toBeLessThan(40)
     succeeded(await inBash('bob', 'chancery ceremony verify short/transcript.jsonl'))

@@ -124,7 +124,7 @@ describe('an exported account', () => {
   const note = join(anchor, 'account.chancery.internal.note')
 
   test('holds, with its own head and the one that the anchor has', async () => {
-    const told = succeeded(await chancery('audit', 'export', '--data', dataDir, '--out', exported))
+    const told = succeeded(await chancery('audit', 'export', '--data', dataDir, '-o', exported))
     expect(told.stdout).toContain(`${exported}.note`)
     const said = succeeded(await chancery('audit', 'verify', exported, '--head', note, '--json'))
     expect(JSON.parse(said.stdout)).toMatchObject({ verified: true, heads: 2 })
@@ -145,7 +145,7 @@ describe('an exported account', () => {
     for (const [name, changed, words] of cases) {
       const file = join(scratch, 'changed.jsonl')
       writeFileSync(file, text(changed))
-      const said = await chancery('audit', 'verify', file, '--head', `${exported}.note`, '--key', `${exported}.pub`)
+      const said = await chancery('audit', 'verify', file, '--head', `${exported}.note`, '--public-key', `${exported}.pub`)
       expect(said, name).toMatchObject({ status: 8, stderr: expect.stringMatching(words) })
     }
   })
@@ -153,7 +153,7 @@ describe('an exported account', () => {
   test('is refused with a head of another key', async () => {
     const other = join(scratch, 'other.pub')
     writeFileSync(other, readFileSync(join(dataDir, 'ca/root.pem')))
-    const said = await chancery('audit', 'verify', exported, '--head', note, '--key', other)
+    const said = await chancery('audit', 'verify', exported, '--head', note, '--public-key', other)
     expect(said).toMatchObject({ status: 8, stderr: expect.stringContaining('account_damaged') })
   })
 })

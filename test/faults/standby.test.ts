@@ -134,7 +134,7 @@ describe.runIf(LONG)('the standby set', () => {
   async function signed(): Promise<void> {
     const trust = (...words: string[]) => runChancery(['trust', ...words])
     succeeded(await trust('payload', '-o', at('payload.json'), '--data', dataDir))
-    const agent = ['--agent', join(dataDir, 'agent/root.yaml'), '--key', 'tuf-root', '--yes']
+    const agent = ['--agent', join(dataDir, 'agent/root.yaml'), '--key', 'tuf-root', '--confirm']
     succeeded(await trust('sign', at('payload.json'), ...agent, '-o', at('signature.json')))
     succeeded(await trust('merge', at('signature.json'), '--data', dataDir))
   }

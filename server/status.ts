@@ -234,5 +234,7 @@ function serviceStates(parts: Parts, agent: AgentStatus, trust: TrustRootStatus 
 function trustFault({ published, state }: TrustRootStatus): string | undefined {
   if (!published) return 'no TUF repository can be read: clients cannot begin to verify; put trust-root/ back'
   if (state === 'expired') return 'TUF metadata has expired: clients refuse the mirror until it is signed again'
-  return state === 'alarm' ? 'TUF metadata nears its end and was not signed again: see chancery trust status' : undefined
+  return state === 'alarm'
+    ? 'TUF metadata nears its end and was not signed again: see chancery trust status'
+    : undefined
 }

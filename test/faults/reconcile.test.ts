@@ -145,7 +145,15 @@ describe('an exported account', () => {
     for (const [name, changed, words] of cases) {
       const file = join(scratch, 'changed.jsonl')
       writeFileSync(file, text(changed))
-      const said = await chancery('audit', 'verify', file, '--head', `${exported}.note`, '--public-key', `${exported}.pub`)
+      const said = await chancery(
+        'audit',
+        'verify',
+        file,
+        '--head',
+        `${exported}.note`,
+        '--public-key',
+        `${exported}.pub`,
+      )
       expect(said, name).toMatchObject({ status: 8, stderr: expect.stringMatching(words) })
     }
   })

@@ -71,9 +71,7 @@ Examples:
 `,
   )
   for (const [kind, what] of Object.entries(KINDS) as [RotationKind, string][]) registerKind(rotate, kind, what) // its own keys
-  common(
-    rotate.command('status').summary('how far it came, what it waits for, what to type next; and what was rotated'),
-  )
+  common(rotate.command('status').summary('how far it came, what it waits for, what to type next; the history'))
     .addHelpText('after', '\nExample:\n  chancery rotate status --data ./data\n')
     .action(status)
   going(common(rotate.command('resume').summary('go on with the rotation that is under way')))
@@ -85,6 +83,7 @@ Examples:
     .action(resume)
   common(rotate.command('abort').summary('undo the rotation that is under way, before its key signs'))
     .option('--keep-key', 'leave the new key on its token, in no configuration')
+    .option('--dry-run', 'say what would be done, change nothing')
     .option('--confirm', 'do it without being asked')
     .addHelpText(
       'after',
@@ -92,7 +91,11 @@ Examples:
 What was published is revoked, configuration is as it was, and the new key,
 which has signed nothing, is destroyed.
 
-Example:
+Exit status: 0 undone, 2 none is under way, 6 the new key signs already, 7 not
+confirmed.
+
+Examples:
+  chancery rotate abort --dry-run
   chancery rotate abort --confirm
 `,
     )
@@ -101,11 +104,11 @@ Example:
 
 function registerKind(rotate: Command, kind: RotationKind, what: string): void {
   const command = going(common(rotate.command(kind).summary(what)))
-    .option('--dry-run', 'say what would be made, change nothing')
+    .option('--dry-run', 'say what would be done, change nothing')
     .option('--destroy-old-key', 'destroy the former key at the end (default: it stays on its token)')
   if (LOGS.includes(kind)) {
     command
-      .option('--listen <host:port>', 'where the new shard listens')
+      .option('--listen <host:port>', 'where the new log listens')
       .option('--url <url>', 'what clients dial for it')
   }
   if (isEmergency(kind)) {
@@ -116,7 +119,7 @@ function registerKind(rotate: Command, kind: RotationKind, what: string): void {
   if (kind === 'tuf-root') {
     command
       .option('--custodian <name>', 'whose key goes, where several have one')
-      .option('--public-key <file>', 'the next key, made on another machine: PEM, or what trust custodian prints')
+      .option('--public-key <file>', 'public key, PEM, made on another machine; or what trust custodian prints')
   }
   command
     .addHelpText('after', `\nExamples:\n  chancery rotate ${kind} --dry-run\n  chancery rotate ${kind} --wait\n`)
@@ -210,6 +213,12 @@ async function abort(options: RotateOptions & { keepKey?: boolean; confirm?: boo
   const { abortRotation, readRotations } = await import('#lifecycle')
   const installation = await installationOf(options)
   const { current } = readRotations(installation.dataDir)
+  if (options.dryRun === true) {
+    const plan = current === undefined ? 'No rotation is under way.' : `Would undo the rotation of ${current.kind}.`
+    if (options.json === true) printJson({ done: false, kind: current?.kind ?? null })
+    else process.stdout.write(`${plan}\nNothing was done.\n`)
+    return
+  }
   if (current !== undefined && current.aborting === undefined) {
     const { confirmed } = await import('./agent-options.ts')
     await confirmed(`Undo the rotation of ${current.kind}?`, options.confirm)
@@ -314,7 +323,9 @@ function tellWaiting(pause: Pause): void {
 function quiet(tell: (step: string, phase: StepPhase) => void, { record }: Rotated): typeof tell {
   const known = new Set(record.steps.map(({ name }) => name))
   return (step, phase) => {
-    if (!known.has(step)) tell(step, phase)
+    if (known.has(step)) return
+    if (process.stderr.isTTY) process.stderr.write('\r\u001b[K')
+    tell(step, phase)
   }
 }
 

@@ -154,7 +154,10 @@ test('is undone before the switch: revoked, configuration as before, key destroy
   const before = keysFor('online', 'timestamp')
   expect(before).toHaveLength(2)
   expect((await rotate('abort')).status).toBe(EXIT.approval)
-  expect(succeeded(await rotate('abort', '--confirm')).stdout).toContain('Undone')
+  // Killed when it is withdrawn and the agent still has the key.
+  const killed = await watched(['abort', '--confirm'], { CHANCERY_KILL_AT: 'before:wait:2' })
+  expect([killed.status, (await status()).current?.state]).toEqual([128, 'aborting'])
+  expect(succeeded(await rotate('resume')).stdout).toContain('Undone')
   expect(keysFor('online', 'timestamp')).toEqual(['tsa'])
   expect(
     items('timestamp-authority')

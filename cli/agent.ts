@@ -3,7 +3,10 @@ import type { Command } from 'commander'
 import { type AgentOptions, agentOptions } from './agent-options.ts'
 
 export function register(program: Command): void {
-  const agent = program.command('agent').summary('take over the copied state of an HSM agent')
+  const agent = program
+    .command('agent')
+    .summary('take over the copied state of an HSM agent')
+    .addHelpText('after', '\nExample:\n  chancery agent adopt --data ./data\n')
   agentOptions(agent.command('adopt').summary('accept a copied state, once the original is gone for good'))
     .option('--confirm <instance>', 'the instance that the refusal told')
     .addHelpText(
@@ -16,6 +19,8 @@ folder that was moved by copying, a disk that was replaced. A state from a
 backup is older than what was signed: use none (docs/runbook.md#guard_behind).
 
 Without --confirm it tells what it found. The agent must not run.
+
+Exit status: 0 adopted, 2 no such agent, 3 the agent runs, 7 not confirmed.
 
 Examples:
   chancery agent adopt --data ./data

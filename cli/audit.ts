@@ -51,7 +51,7 @@ export function register(program: Command): void {
     })
   withTrust(audit.command('verify <file>').summary('verify a saved proof or an exported account, without any network'))
     .option('--head <note...>', 'account: signed heads that must lie on it, as anchors and the server keep them')
-    .option('--public-key <file>', 'account: key of the heads, PEM')
+    .option('--public-key <file>', 'public key, PEM')
     .addHelpText('after', `${EXIT_STATUS}${ACCOUNT_EXAMPLES}`)
     .action(async (file: string, options: CommonOptions & VerifyAccountOptions) => {
       const { isAccount, runVerifyAccount } = await import('./account.ts')

@@ -20,19 +20,23 @@ export function register(program: Command): void {
     .option('--data <dir>', 'data folder', 'data')
     .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
     .option('--since <folder>', 'an earlier backup; files that have not changed are linked, not copied')
-    .option('--agent <agent>', 'the signing agent: its name, configuration file or admin socket', 'online')
-    .option('--json', 'the result as JSON')
+    .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent', 'online')
+    .option('--json', 'print JSON')
+    // What stands behind a subcommand is the subcommand's.
+    .enablePositionalOptions()
     .addHelpText(
       'after',
       `
-The server writes the folder (its user needs to be able to) and goes on serving. The last file is manifest.json; a folder
-without it is no backup. Its SHA-256 is printed: keep it elsewhere. Not in a backup: PINs, private keys that cannot leave
-their HSM, TLS keys, and the agent's guard. More: docs/backup.md.
+The server writes the folder (its user needs to be able to) and goes on serving.
+The last file is manifest.json; a folder without it is no backup. Its SHA-256 is
+printed: keep it elsewhere. Not in a backup: PINs, private keys that cannot
+leave their HSM, TLS keys, and the agent's guard. More: docs/backup.md.
 
-Exit status: 0 done, 3 no server runs or one backup is being made, 8 the earlier backup is damaged.
+Exit status: 0 done, 3 no server runs or a backup is being made, 8 the earlier
+backup is damaged.
 
 Examples:
-  chancery backup --data ./data /backup/2026-08-02 --since /backup/2026-08-01
+  chancery backup /backup/2026-08-02 --since /backup/2026-08-01 --data ./data
   chancery backup verify /backup/2026-08-02 --manifest SHA256
 `,
     )
@@ -42,24 +46,39 @@ Examples:
     })
   backup
     .command('agent <folder>')
-    .summary('copy the account of key uses and the keys that can be wrapped, from an agent alone')
+    .summary('copy the account of key uses and wrapped keys, from an agent alone')
+    .option('--data <dir>', 'data folder', 'data')
+    .option('--since <folder>', 'an earlier backup; files that have not changed are linked, not copied')
+    .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent', 'online')
+    .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      "\nFor an agent under another user, whose account no socket of the server tells of. Run it as the\nagent's user. Its guards and latches are not copied: restored they would guard nothing.\n\nExample:\n  chancery backup agent /backup/agent-2026-08-02 --agent /run/chancery-agent/admin.sock\n",
+      `
+For an agent under another user, whose account no socket of the server tells of.
+Run it as the agent's user. Its guards and latches are not copied: restored they
+would guard nothing.
+
+Exit status: 0 done, 2 no such agent, 5 the agent is away.
+
+Example:
+  chancery backup agent /backup/agent-2026-08-02 \\
+    --agent /run/chancery-agent/admin.sock
+`,
     )
-    .action(async (folder: string, _: unknown, command: Command) => {
-      await takeAgent(resolve(folder), command.optsWithGlobals<BackupOptions>())
+    .action(async (folder: string, options: BackupOptions) => {
+      await takeAgent(resolve(folder), options)
     })
   backup
     .command('verify <folder>')
     .summary('compare every file of a backup with its manifest and recount its logs')
     .option('--manifest <sha256>', 'SHA-256 that was printed when it was made')
+    .option('--json', 'print JSON')
     .addHelpText(
       'after',
       '\nExit status: 0 whole, 8 incomplete or damaged.\n\nExample:\n  chancery backup verify /backup/2026-08-02\n',
     )
-    .action(async (folder: string, _: unknown, command: Command) => {
-      await verify(resolve(folder), command.optsWithGlobals<{ manifest?: string; json?: boolean }>())
+    .action(async (folder: string, options: { manifest?: string; json?: boolean }) => {
+      await verify(resolve(folder), options)
     })
 }
 

@@ -17,8 +17,8 @@ export function registerKey(ceremony: Command): void {
   ceremony
     .command('key <name>')
     .summary('make a key for approvals on a token of your own')
-    .requiredOption('--agent <agent>', 'name, or agent.yaml, of the agent of that token')
-    .requiredOption('--token <token>', 'the token, by its name there')
+    .requiredOption('--agent <agent>', 'name or agent.yaml of the agent of that token')
+    .requiredOption('--token <token>', 'token, by its name in agent.yaml')
     .addOption(new Option('--kind <kind>', 'what is made').choices(['P-256', 'P-384', 'ed25519']).default('P-256'))
     .option('--data <dir>', 'data folder, for an agent by name', 'data')
     .option('-o, --output <file>', 'file to write, its public half, PEM (default: NAME.pem)')

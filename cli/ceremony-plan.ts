@@ -31,7 +31,7 @@ const each = (value: string, before: readonly string[]) => [...before, value]
 export function registerPlan(ceremony: Command): void {
   ceremony
     .command('plan <file>')
-    .summary('check a plan and tell all that it will do; or write a new one with --template')
+    .summary('check a plan and tell what it will do; or write one with --template')
     .addOption(new Option('--template <name>', 'write a new plan').choices(TEMPLATE_NAMES))
     .option('--domain <name>', 'for names and origins of the new plan')
     .option('--organization <name>', 'organisation in certificates (default: the domain)')
@@ -64,9 +64,12 @@ export function registerPlan(ceremony: Command): void {
 What is approved is the SHA-256 of the file's bytes: sha256sum says the same.
 
 Examples:
-  chancery ceremony plan plan.yaml --template installation --domain sig.example.test --operator alice=alice.pub --operator bob=minisign.pub --operator carol=carol.pem
+  chancery ceremony plan plan.yaml --template installation \\
+    --domain sig.example.test --operator alice=alice.pub \\
+    --operator bob=minisign.pub --operator carol=carol.pem
   chancery ceremony plan plan.yaml
-  chancery ceremony plan next-ca.yaml --template certificate --request issuing-ca-2.csr.pem --root-certificate root.pem
+  chancery ceremony plan next-ca.yaml --template certificate \\
+    --request issuing-ca-2.csr.pem --root-certificate root.pem
 `,
     )
     .action(plan)

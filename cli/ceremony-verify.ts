@@ -44,8 +44,10 @@ is checked with the trusted root that is given.
 Exit status: 0 it holds, 7 the ceremony has not ended, 8 it does not hold.
 
 Examples:
-  chancery ceremony verify ceremony/transcript.jsonl --plan plan.yaml --witnesses 1
-  chancery ceremony verify transcript.jsonl --log-proof transcript.log.json --trusted-root trusted_root.json
+  chancery ceremony verify ceremony/transcript.jsonl --plan plan.yaml \\
+    --witnesses 1
+  chancery ceremony verify transcript.jsonl \\
+    --log-proof transcript.log.json --trusted-root trusted_root.json
 `,
     )
     .action(verify)
@@ -60,7 +62,8 @@ it and forgotten: who was there is said by approvals and witnesses; the log says
 that this very file existed, and when. The proof is verified before it is kept.
 
 Example:
-  chancery ceremony log ceremony/transcript.jsonl --url http://127.0.0.1:3000 --trusted-root trusted_root.json
+  chancery ceremony log ceremony/transcript.jsonl \\
+    --url http://127.0.0.1:3000 --trusted-root trusted_root.json
 `,
     )
     .action(log)
@@ -68,9 +71,9 @@ Example:
 
 function trustOptions(command: Command): Command {
   return command
-    .option('--trusted-root <file>', 'trusted_root.json')
-    .option('--mirror <url>', 'TUF mirror to fetch trusted_root.json from, with --root')
-    .option('--root <file>', "the mirror's root.json, obtained out of band")
+    .option('--trusted-root <file>', 'trusted_root.json from a source that you trust')
+    .option('--mirror <url>', 'TUF mirror of the stack, instead of --trusted-root; with --root')
+    .option('--root <file>', 'root.json to start from, obtained out of band')
     .option('--json', 'print JSON')
 }
 

@@ -98,10 +98,14 @@ Shows all that will happen, and asks at a terminal. What is signed is a text of
 a few lines with the plan's name and digest, your name and the time. The file
 that is written may go by mail: it approves this plan and nothing else.
 
+Exit status: 0 approved, 2 the plan is refused, 7 not confirmed.
+
 Examples:
   chancery ceremony approve plan.yaml --as alice --ssh-key ~/.ssh/id_ed25519
-  chancery ceremony approve plan.yaml --as bob --minisign-key ~/.minisign/minisign.key
-  chancery ceremony approve plan.yaml --as carol --agent carol.yaml --key approvals
+  chancery ceremony approve plan.yaml --as bob \\
+    --minisign-key ~/.minisign/minisign.key
+  chancery ceremony approve plan.yaml --as carol \\
+    --agent carol.yaml --key approvals
 `,
     )
     .action(approve)
@@ -148,7 +152,7 @@ function registerRun(ceremony: Command): void {
     .option('--at <machine>', 'which machine of the plan this is (default: its only one)')
     .option('--dir <dir>', "the ceremony's folder, which is carried", 'ceremony')
     .option('--data <dir>', 'data folder with the agents of this machine', 'data')
-    .option('--dry-run', 'check approvals, tokens and names, and say what would be done')
+    .option('--dry-run', 'say what would be done, change nothing')
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -156,9 +160,11 @@ function registerRun(ceremony: Command): void {
 Does every step that this machine can do now, and says where it goes on. Each
 line of the transcript is on the disk before the next thing is done. Killed at
 any point and run again it goes on, and never makes a second key for a step.
+--dry-run checks approvals, tokens and names as well.
 
 Examples:
-  chancery ceremony run plan.yaml --at vault --approval plan.*.approval --dry-run
+  chancery ceremony run plan.yaml --at vault --dry-run \\
+    --approval plan.*.approval
   chancery ceremony run plan.yaml --at vault --approval plan.*.approval
   chancery ceremony run plan.yaml --at server --dir /media/stick/ceremony
 `,
@@ -270,11 +276,15 @@ function registerWitness(ceremony: Command): void {
     .addHelpText(
       'after',
       `
-For operators and whoever else the plan names as a witness. Sign on a machine of
-your own, with the copy that you keep: what you sign is that this is what you saw.
+For operators and whoever else the plan names as a witness. Sign on a machine
+of your own, with the copy that you keep: what you sign is that this is what
+you saw.
+
+Exit status: 0 signed, 7 not confirmed, 8 the transcript does not hold.
 
 Example:
-  chancery ceremony witness transcript.jsonl --as dave --ssh-key ~/.ssh/id_ed25519
+  chancery ceremony witness transcript.jsonl --as dave \\
+    --ssh-key ~/.ssh/id_ed25519
 `,
     )
     .action(witness)

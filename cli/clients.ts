@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
+import { printJson } from './agent-options.ts'
 
 /** `run/endpoints.json`, written by a ready server; all values are URLs but the checksum (hex SHA-256 of 1.root.json). */
 export interface Endpoints {
@@ -22,22 +23,25 @@ interface ClientsOptions {
   readonly email: string
   readonly command: string
   readonly export?: boolean
+  readonly json?: boolean
 }
 
 export function register(program: Command): void {
   program
     .command('clients')
-    .summary('print the lines with which cosign, sigstore-python and sigstore-js use this stack')
+    .summary('print the lines with which cosign and other clients use this stack')
     .option('--data <dir>', 'data folder of the running stack', 'data')
     .option('--email <address>', 'identity in the examples', 'dev@example.test')
     .option('--command <words>', 'how the printed lines call chancery', shellWord(chanceryScript))
     .option('--export', 'print the addresses as shell variables instead, for eval')
+    .option('--json', 'print JSON: the addresses')
     .addHelpText(
       'after',
-      '\nThe printed lines can be run as they stand, in order. --export\ngives MIRROR, CHECKSUM (SHA-256 of the first root), ISSUER, CA, REKOR, REKOR_V2,\nTSA and CT.\n\nExamples:\n  chancery clients --data ./data\n  eval "$(chancery clients --data ./data --export)"\n',
+      '\nThe printed lines can be run as they stand, in order. --export\ngives MIRROR, CHECKSUM (SHA-256 of the first root), ISSUER, CA, REKOR, REKOR_V2,\nTSA and CT.\n\nExit status: 0 printed, 3 no server runs.\n\nExamples:\n  chancery clients --data ./data\n  eval "$(chancery clients --data ./data --export)"\n',
     )
     .action((options: ClientsOptions) => {
       const endpoints = readEndpoints(options.data)
+      if (options.json === true) return printJson(endpoints)
       process.stdout.write(options.export === true ? variables(endpoints) : clientLines(endpoints, options))
     })
 }

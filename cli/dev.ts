@@ -5,10 +5,13 @@ import { resolve } from 'node:path'
 import type { Command } from 'commander'
 
 export function register(program: Command): void {
-  const dev = program.command('dev').summary('development only: an identity provider that believes whoever asks')
+  const dev = program
+    .command('dev')
+    .summary('development only: an identity provider that believes whoever asks')
+    .addHelpText('after', '\nExample:\n  chancery dev token --data ./data --email dev@example.test > token\n')
   dev
     .command('issuer')
-    .summary('run the development issuer on its own (`serve` runs it by itself under the development profile)')
+    .summary('run the development issuer without a server (serve runs one itself)')
     .option('--listen <host:port>', 'where to listen', '127.0.0.1:5556')
     .option('--data <dir>', 'data folder; the key is kept in dev-issuer/ below it', 'data')
     .option('--url <url>', 'what clients dial, if it is not where it listens')
@@ -34,7 +37,7 @@ export function register(program: Command): void {
     .option('--email <address>', 'identity', 'dev@example.test')
     .option('--audience <name>', 'audience', 'sigstore')
     .option('--expires <duration>', 'lifetime: 90s, 10m, 12h; -10m for one that has expired', '10m')
-    .option('--issuer <url>', 'issuer URL (default: that of the data folder)')
+    .option('--issuer <url>', 'OpenID issuer (default: that of the data folder)')
     .option('--unverified', 'email_verified: false, for tests')
     .option('--claims-file <file>', 'JSON object laid over the claims; null takes one away')
     .addHelpText(

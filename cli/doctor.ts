@@ -13,7 +13,7 @@ export function register(program: Command): void {
     .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
     .option(
       '--agent <agent...>',
-      'only these: names, agent.yaml files or admin sockets (default: all of the data folder)',
+      'name, agent.yaml or admin socket of the agent; several (default: all of the data folder)',
     )
     .option('--json', 'print JSON')
     .addHelpText(

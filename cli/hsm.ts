@@ -23,7 +23,10 @@ interface ProbeOptions {
 const TRIAL_KINDS: readonly KeyKind[] = ['P-256', 'P-384', 'rsa-2048', 'ed25519']
 
 export function register(program: Command): void {
-  const hsm = program.command('hsm').summary('find out what an HSM and its PKCS#11 module can do')
+  const hsm = program
+    .command('hsm')
+    .summary('find out what an HSM and its PKCS#11 module can do')
+    .addHelpText('after', '\nExample:\n  chancery hsm probe --data ./data\n')
   hsm
     .command('probe [uri]')
     .summary('module, mechanisms, key kinds, limits and quirks of a token')
@@ -42,16 +45,18 @@ export function register(program: Command): void {
         .default([], TRIAL_KINDS.join(', ')),
     )
     .option('--data <dir>', 'data folder', 'data')
-    .option('--agent <name>', 'agent of the data folder whose module it is', 'online')
+    .option('--agent <agent>', 'name or agent.yaml of the agent whose module it is', 'online')
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
       `
-The module is loaded by a process of its own. Without a PIN only public facts are
-read. Names of tokens are PKCS#11 URIs (RFC 7512): pkcs11:token=LABEL;serial=…
-Without a URI every token of the module is told. What is known of vendors: docs/hsm/
+The module is loaded by a process of its own. Without a PIN only public facts
+are read. Names of tokens are PKCS#11 URIs (RFC 7512):
+pkcs11:token=LABEL;serial=… Without a URI every token of the module is told.
+What is known of vendors: docs/hsm/
 
-Exit status: 0 done, 2 not understood, 4 the PIN was refused, 5 no module or token.
+Exit status: 0 done, 2 not understood, 4 the PIN was refused, 5 no module or
+token.
 
 Examples:
   chancery hsm probe --data ./data
@@ -99,7 +104,8 @@ function settingsOf(options: ProbeOptions, command: Command): ModuleSettings {
   if (options.module !== undefined) {
     return { path: resolve(options.module), parameters: options.parameters, environment: given }
   }
-  const file = join(options.data, 'agent', `${options.agent}.yaml`)
+  const { agent } = options
+  const file = /[/]|\.yaml$/.test(agent) ? agent : join(options.data, 'agent', `${agent}.yaml`)
   if (!existsSync(file)) {
     command.error(`error: there is no ${file}; name the module with --module PATH`)
   }

@@ -24,6 +24,7 @@ under the receiving token's RSA key. These commands log in as security officer
 (--so-pin-file; default: beside the PIN file, .so-pin) in a process of their
 own; the agent never sees that PIN.
 
+Examples, in this order:
   chancery key kek init online
   chancery key kek request recovery -o request.json
   chancery key kek share online --request request.json -o share.json
@@ -33,17 +34,28 @@ The token that made it wraps and does not unwrap: restore on one that accepted
 it. More: docs/decisions/0020-wrapped-backup.md
 `,
     )
-  officerOptions(kek.command('init <token>').summary('make a key-encryption key on a token')).action(init)
+  officerOptions(kek.command('init <token>').summary('make a key-encryption key on a token'))
+    .addHelpText('after', '\nExample:\n  chancery key kek init online --data ./data\n')
+    .action(init)
   officerOptions(kek.command('request <token>').summary('make the key pair under which it can travel to this token'))
     .requiredOption('-o, --output <file>', 'file to write, new: the request; no secret')
+    .addHelpText('after', '\nExample:\n  chancery key kek request recovery -o request.json\n')
     .action(request)
   officerOptions(kek.command('share <token>').summary("wrap the key-encryption key for another token's request"))
     .requiredOption('--request <file>', 'request of the other token')
     .requiredOption('-o, --output <file>', 'file to write, new; only the requesting token can open it')
     .option('--fingerprint <hex>', 'of the request, as the other operator reads it out; asked for at a terminal')
+    .addHelpText(
+      'after',
+      '\nExit status: 0 shared, 6 refused, 7 the fingerprint was not said, or is another.\n\nExample:\n  chancery key kek share online --request request.json -o share.json\n',
+    )
     .action(share)
   officerOptions(kek.command('accept <token>').summary('take a shared key-encryption key in'))
-    .requiredOption('--from <file>', 'the share')
+    .requiredOption('--from <file>', 'file of key kek share')
+    .addHelpText(
+      'after',
+      '\nExit status: 0 accepted, 8 the file is damaged.\n\nExample:\n  chancery key kek accept recovery --from share.json\n',
+    )
     .action(accept)
 }
 

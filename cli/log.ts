@@ -15,7 +15,23 @@ interface LogOptions {
 }
 
 export function register(program: Command): void {
-  const log = program.command('log').summary('look at logs, check them, freeze them, start their successors')
+  const log = program
+    .command('log')
+    .summary('look at logs, check them, freeze them, start their successors')
+    .addHelpText(
+      'after',
+      `
+NAME is that of a log in the configuration, as chancery log ls lists it. What
+cannot be undone asks for its origin.
+
+Exit status: 0 done, 2 no such log, 3 no server runs, 6 refused, 7 not
+confirmed, 8 a log is damaged, or evidence contradicts it.
+
+Examples:
+  chancery log ls --data ./data
+  chancery log fsck --all --data ./data
+`,
+    )
   common(log.command('ls').summary('list the logs of a running server'))
     .addHelpText('after', '\nExample:\n  chancery log ls --data ./data\n')
     .action(list)
@@ -72,7 +88,8 @@ checkpoint that is given: of clients, monitors, witnesses, the newest you can
 find. What was signed and is not in this log makes it a second history; then
 nothing is adopted, whatever is confirmed. A guard is never lowered.
 
-Exit status: 0 done, 7 not confirmed, 8 damage or evidence against it.
+Exit status: 0 done, 2 no such log, 3 no server runs, 5 the agent is away, 7 not
+confirmed, 8 damage or evidence against it.
 
 Examples:
   chancery log adopt rekor-v1 --dry-run --checkpoint newest.txt
@@ -96,7 +113,7 @@ interface SucceedCommandOptions extends LogOptions {
 function registerSucceed(log: Command): void {
   common(log.command('succeed <name>').summary('freeze a log and start its successor'))
     .option('--agent <agent>', 'name, agent.yaml or admin socket of the agent', 'online')
-    .option('--listen <host:port>', 'where the successor listens (Rekor v2 and CT)')
+    .option('--listen <host:port>', 'where the new log listens (Rekor v2 and CT)')
     .option('--url <url>', 'what clients dial for it (Rekor v2 and CT)')
     .option('--publish-only', 'stop once its key is published; call again later to switch')
     .option('--dry-run', 'say what would be done, change nothing')

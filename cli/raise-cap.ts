@@ -9,12 +9,16 @@ export function registerRaiseCap(key: Command): void {
     .addHelpText(
       'after',
       `
-It ends by itself, holds over restarts, and stands in the agent's account and status.
-The configured number (certificatesPerMinute in agent.yaml) ends it before its time.
+It ends by itself, holds over restarts, and stands in the agent's account and
+status. The configured number (certificatesPerMinute in agent.yaml) ends it
+before its time.
+
+Exit status: 0 raised, 5 the agent is away, 6 refused.
 
 Examples:
   chancery key raise-cap issuing-ca --per-minute 2000
-  chancery key raise-cap issuing-ca --per-minute 2000 --minutes 20 --agent /run/chancery-agent/admin.sock
+  chancery key raise-cap issuing-ca --per-minute 2000 --minutes 20 \\
+    --agent /run/chancery-agent/admin.sock
 `,
     )
     .action(raise)

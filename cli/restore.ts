@@ -23,7 +23,7 @@ export function register(program: Command): void {
     .summary('bring an installation back from a backup')
     .argument('<backup>', 'folder that chancery backup made')
     .option('--data <dir>', 'data folder: new, or the damaged one', 'data')
-    .option('--manifest <sha256>', 'SHA-256 that was printed when the backup was made')
+    .option('--manifest <sha256>', 'SHA-256 that was printed when it was made')
     .option('--tiles <log=place>', 'where entries newer than the backup are: see below (repeatable)', collect, [])
     .option('--mirror <url>', 'TUF mirror that shows what clients have seen last')
     .option('--behind <log>', 'put this log in place below its guard, to be read only (repeatable)', collect, [])
@@ -33,23 +33,27 @@ export function register(program: Command): void {
       collect,
       [],
     )
-    .option('--dry-run', 'check the backup, the guard and the sources; change nothing')
-    .option('--json', 'the result as JSON')
+    .option('--dry-run', 'say what would be done, change nothing')
+    .option('--json', 'print JSON')
     .addHelpText(
       'after',
       `
-The server must be stopped. Old files are moved into DATA/replaced-TIME, never deleted. Each log is counted from its
-leaves and compared with the agent's guard: a backup that ends below it is rolled forward from --tiles to exactly the
-guarded head, or refused (restore_behind_guard). The agent's state is never restored.
+The server must be stopped. Old files are moved into DATA/replaced-TIME, never
+deleted. Each log is counted from its leaves and compared with the agent's
+guard: a backup that ends below it is rolled forward from --tiles to exactly the
+guarded head, or refused (restore_behind_guard). The agent's state is never
+restored. --dry-run checks the backup, the guard and the sources.
 
---tiles takes, for a Rekor v2 log, a folder or URL with its tiles; for CT, the URL before /ct/v1/get-entries; for
-Rekor v1, the URL before /api/v1/log/entries.
+--tiles takes, for a Rekor v2 log, a folder or URL with its tiles; for CT, the
+URL before /ct/v1/get-entries; for Rekor v1, the URL before /api/v1/log/entries.
 
-Exit status: 0 done, 3 a server runs, 5 the agent is away, 8 damaged, behind its guard, or another history.
+Exit status: 0 done, 3 a server runs, 5 the agent is away, 8 damaged, behind its
+guard, or another history.
 
 Examples:
   chancery restore /backup/2026-08-02 --data ./data --dry-run
-  chancery restore /backup/2026-08-02 --data ./data --tiles rekor-v2=/mirror/rekor-v2 --mirror http://127.0.0.1:8080
+  chancery restore /backup/2026-08-02 --data ./data \\
+    --tiles rekor-v2=/mirror/rekor-v2 --mirror http://127.0.0.1:8080
 `,
     )
     .action(async (backup: string, options: RestoreOptions) => {

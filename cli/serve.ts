@@ -13,7 +13,7 @@ export function register(program: Command): void {
     .option('--log-level <level>', 'debug, info, warn or error', 'info')
     .addHelpText(
       'after',
-      '\nSIGTERM and SIGINT finish what was accepted and stop. A ready server has written run/endpoints.json.\n\nExamples:\n  chancery serve --data ./data\n  chancery serve --config /etc/chancery/chancery.yaml --check\n',
+      '\nSIGTERM and SIGINT finish what was accepted and stop. A ready server has\nwritten run/endpoints.json.\n\nExit status: 0 stopped, or sound with --check, 2 the configuration has a fault,\n3 something is held by another process, 4 a PIN or a latch, 5 the HSM is away,\n8 a log or a key is not what it was, 9 disk or clock.\n\nExamples:\n  chancery serve --data ./data\n  chancery serve --config /etc/chancery/chancery.yaml --check\n',
     )
     .action(async (options: { data: string; config?: string; check?: boolean; logLevel: string }) => {
       const [{ loadConfig, serve }, { pino }] = await Promise.all([import('#server'), import('pino')])

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { type Command, InvalidArgumentError } from 'commander'
+import { printJson } from './agent-options.ts'
 
 export function register(program: Command): void {
   program
@@ -19,9 +20,10 @@ export function register(program: Command): void {
     .option('--rekor <version>', 'log: 1 or 2 (default: what the stack says)', parseRekor)
     .option('--attest <file>', 'sign a statement about the file instead, with this JSON as its predicate')
     .option('--type <uri>', 'predicate type of --attest')
+    .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      '\nThe bundle is verified before it is written.\n\nExample:\n  chancery sign app.tar --bundle app.sigstore.json --identity-token token \\\n    --mirror http://127.0.0.1:8080 --root-checksum HEX\n',
+      '\nThe bundle is verified before it is written.\n\nExit status: 0 signed, 1 a service did not do its part, or what it did does not\nverify.\n\nExample:\n  chancery sign app.tar --bundle app.sigstore.json --identity-token token \\\n    --mirror http://127.0.0.1:8080 --root-checksum HEX\n',
     )
     .action(sign)
 }
@@ -36,6 +38,7 @@ interface SignOptions {
   readonly rekor?: 1 | 2
   readonly attest?: string
   readonly type?: string
+  readonly json?: boolean
 }
 
 /** Ours answer in well under two seconds; five, the library's own choice, is short for a CA far away. */
@@ -62,6 +65,10 @@ async function sign(file: string, options: SignOptions, command: Command): Promi
   writeFileSync(draft, `${JSON.stringify(bundleToJSON(bundle))}\n`, { flush: true })
   renameSync(draft, options.bundle)
   const [entry] = bundle.verificationMaterial.tlogEntries
+  if (options.json === true) {
+    const { identity, issuer } = signer
+    return printJson({ file, bundle: options.bundle, identity, issuer, logIndex: entry?.logIndex })
+  }
   process.stdout.write(
     `${file}: signed as ${signer.identity}, log entry ${entry?.logIndex ?? '?'}; the bundle is ${options.bundle}\n`,
   )

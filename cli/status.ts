@@ -11,7 +11,7 @@ export function register(program: Command): void {
     .summary('show what each service, key and log of a running server is doing')
     .option('--data <dir>', 'data folder', 'data')
     .option('--config <file>', 'configuration (default: chancery.yaml in the data folder)')
-    .option('--json', 'the whole status as JSON')
+    .option('--json', 'print JSON: the whole status')
     .addHelpText(
       'after',
       '\nExit status: 0 all ready, 1 something is degraded, 3 no server runs.\n\nExample:\n  chancery status --data ./data\n',

@@ -130,7 +130,7 @@ function registerInit(token: Command): void {
   )
     .option('--pin-file <file>', 'file for its PIN; made with a random one if it is not there')
     .option('--so-pin-file <file>', "file for the security officer's PIN; the same")
-    .option('--ask', 'ask at the terminal for a PIN whose file is not there')
+    .option('--ask', 'ask for the PIN at the terminal, where its file is not there')
     .option('--name <name>', 'its name in agent.yaml (default: the label)')
     .option('--add', 'add it to agent.yaml; the agent takes it up when it is started again')
     .option('--dry-run', 'say what would be done, change nothing')
@@ -237,10 +237,13 @@ interface RotateOptions extends AgentOptions {
 }
 
 function registerPin(token: Command): void {
-  const pin = token.command('pin').summary("change a token's PIN")
+  const pin = token
+    .command('pin')
+    .summary("change a token's PIN")
+    .addHelpText('after', '\nExample:\n  chancery token pin rotate online --data ./data\n')
   agentOptions(pin.command('rotate <token>').summary('give the token a new PIN and put it into the PIN file'))
     .option('--new-pin-file <file>', 'take the new PIN from this file, mode 0600 (default: a random one)')
-    .addOption(new Option('--ask', 'ask for the new PIN at the terminal').conflicts('newPinFile'))
+    .addOption(new Option('--ask', 'ask for the PIN at the terminal').conflicts('newPinFile'))
     .addHelpText(
       'after',
       `

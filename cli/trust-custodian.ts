@@ -52,6 +52,7 @@ interface SignOptions {
   readonly agent: string
   readonly key: string
   readonly output?: string
+  readonly dryRun?: boolean
   readonly confirm?: boolean
   readonly json?: boolean
 }
@@ -59,7 +60,7 @@ interface SignOptions {
 function agentOptions(command: Command): Command {
   return command
     .option('--data <dir>', 'data folder, where --agent is a name', 'data')
-    .requiredOption('--agent <agent>', "name or agent.yaml of the custodian's agent")
+    .requiredOption('--agent <agent>', "name or agent.yaml of the agent of one's own token")
     .requiredOption('--key <name>', 'name of the key in that file')
 }
 
@@ -67,7 +68,8 @@ function registerSign(trust: Command): void {
   agentOptions(trust.command('sign <payload>').summary("check a payload and sign it with a custodian's key"))
     .option('-o, --output <file>', 'file to write (default: standard output)')
     .option('--confirm', 'sign without being asked: somebody has read it')
-    .option('--json', 'print the checked difference as JSON, and sign nothing')
+    .option('--dry-run', 'say what would be done, change nothing')
+    .option('--json', 'print JSON')
     .addHelpText(
       'after',
       `
@@ -80,7 +82,7 @@ Exit status: 0 signed, 5 the HSM is away, 6 the agent refuses, 7 not confirmed,
 
 Examples:
   chancery trust sign payload.json --agent agent.yaml --key ada -o ada.json
-  chancery trust sign payload.json --agent agent.yaml --key ada --json
+  chancery trust sign payload.json --agent agent.yaml --key ada --dry-run
 `,
     )
     .action(sign)
@@ -104,7 +106,7 @@ async function payload(options: TrustOptions & { output?: string }): Promise<voi
 async function sign(path: string, options: SignOptions): Promise<void> {
   const { checkPayload, formatSections, signPayload } = await import('#trust-root')
   const checked = checkPayload(jsonIn(path, 'payload_refused'), new Date())
-  if (options.json === true) return printJson(toldOf(checked))
+  if (options.dryRun === true && options.json === true) return printJson({ done: false, ...toldOf(checked) })
   process.stderr.write(`${checked.operator}, publication ${checked.publication}\n\n${formatSections(checked.diff)}\n`)
   for (const { role, version, sha256 } of toldOf(checked).parts)
     process.stderr.write(`${role} ${version}\n  SHA-256 ${sha256}\n`)
@@ -112,9 +114,11 @@ async function sign(path: string, options: SignOptions): Promise<void> {
     const { version, sha256 } = checked.publishedRoot
     process.stderr.write(`on top of root ${version}\n  SHA-256 ${sha256}\n`)
   }
+  if (options.dryRun === true) return void process.stderr.write('Nothing was signed.\n')
   await confirmed(`Sign this with key ${options.key}?`, options.confirm)
   const signed = await withAgent(options, async (agent) => await signPayload(checked, agent, options.key))
   write(signed, options.output)
+  if (options.json === true && options.output !== undefined) printJson({ file: options.output, ...toldOf(checked) })
   for (const { role, version } of signed.signatures) process.stderr.write(`signed ${role} ${version}\n`)
 }
 

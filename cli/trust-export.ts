@@ -28,7 +28,7 @@ export function registerExport(trust: Command): void {
     .addOption(new Option('--for <client>', 'who is to use it').choices([...CLIENTS, 'air-gap']).makeOptionMandatory())
     .requiredOption('-o, --output <path>', 'folder for the files; for air-gap the file')
     .option('--from <kit>', 'an air-gap kit instead of a running server')
-    .option('--root-checksum <sha256>', 'of the first root, for --from')
+    .option('--root-checksum <sha256>', 'SHA-256 of the first root, from a source that you trust; for --from')
     .option('--mirror <url>', 'what TUF clients are to dial (default: as the server is configured)')
     .option('--identity <name>', 'who must have signed, in the lines and policies')
     .option('--issuer <url>', 'who vouches for it (default: the issuer of the signing configuration)')
@@ -42,6 +42,8 @@ a rotation: export again after it, or use TUF where the client can. Without
 air-gap writes one file for machines without a way to the mirror; carry it and
 its SHA-256 to them: chancery trust import. It ends with the timestamp, within
 three days.
+
+Exit status: 0 written, 3 no server runs, 6 refused, 8 a kit is damaged.
 
 Examples:
   chancery trust export --for cosign -o ./for-cosign

@@ -18,7 +18,7 @@ export function registerImport(trust: Command): void {
     .command('import <kit>')
     .summary('verify an air-gap kit and put it in the place of the one before')
     .requiredOption('-o, --output <dir>', 'folder of all imports; the same each time')
-    .option('--root-checksum <sha256>', 'of the first root, from a source that you trust; the first time')
+    .option('--root-checksum <sha256>', 'SHA-256 of the first root, from a source that you trust; the first time')
     .option('--accept-expired', 'take a kit that has ended, as the newest that there is')
     .option('--json', 'print JSON')
     .addHelpText(
@@ -42,12 +42,12 @@ Examples:
   trust
     .command('serve-mirror <dir>')
     .summary('serve the mirror of an import folder to TUF clients')
-    .option('--listen <address>', 'host:port to bind', '127.0.0.1:8080')
+    .option('--listen <host:port>', 'where to listen', '127.0.0.1:8080')
     .option('--tls-cert <file>', 'PEM certificate; without it plain HTTP')
     .option('--tls-key <file>', 'its private key, PEM')
     .addHelpText(
       'after',
-      '\nUntil SIGTERM. What a later import puts there is served at once.\n\nExample:\n  chancery trust serve-mirror /srv/trust --listen 0.0.0.0:8443 --tls-cert tls.pem --tls-key tls.key\n',
+      '\nUntil SIGTERM. What a later import puts there is served at once.\n\nExamples:\n  chancery trust serve-mirror /srv/trust\n  chancery trust serve-mirror /srv/trust --listen 0.0.0.0:8443 \\\n    --tls-cert tls.pem --tls-key tls.key\n',
     )
     .action(serveMirror)
 }

@@ -147,7 +147,8 @@ Example:
 function registerWithdraw(trust: Command): void {
   trustOptions(trust.command('withdraw').summary('give up the publication that waits for signatures'))
     .option('--discard-root', 'forget a root that was handed out, and that nobody signed')
-    .option('--confirm', 'do it without asking')
+    .option('--dry-run', 'say what would be done, change nothing')
+    .option('--confirm', 'do it without being asked')
     .addHelpText(
       'after',
       `
@@ -156,18 +157,28 @@ as *.withdrawn.json. Versions are not used again: a root that was handed out is
 kept, and the next publication begins with exactly that one. If nobody signed
 it (ask every custodian), --discard-root forgets it.
 
-Example:
+Exit status: 0 withdrawn, 3 no server runs, 6 refused, 7 not confirmed.
+
+Examples:
+  chancery trust withdraw --dry-run --data ./data
   chancery trust withdraw --confirm --data ./data
 `,
     )
     .action(withdraw)
 }
 
-async function withdraw(options: TrustOptions & { discardRoot?: boolean; confirm?: boolean }): Promise<void> {
+async function withdraw(
+  options: TrustOptions & { discardRoot?: boolean; dryRun?: boolean; confirm?: boolean },
+): Promise<void> {
   const answer = (await askTrust(options, 'trust-pending')) as { readonly pending?: PendingSummary } // our own
   const signed = answer.pending?.roles.reduce((sum, { have }) => sum + have, 0) ?? 0
-  if (answer.pending !== undefined)
-    await confirmed(`Publication ${answer.pending.id} and its ${signed} signatures are given up.`, options.confirm)
+  const plan = answer.pending && `Publication ${answer.pending.id} and its ${signed} signatures are given up.`
+  if (options.dryRun === true) {
+    if (options.json === true) printJson({ done: false, ...answer })
+    else process.stdout.write(`${plan ?? 'No publication waits.'}\nNothing was done.\n`)
+    return
+  }
+  if (plan !== undefined) await confirmed(plan, options.confirm)
   const discardRoots = options.discardRoot === true
   const { id, keptRoots } = (await askTrust(options, 'trust-withdraw', { discardRoots })) as Withdrawn // our own
   if (options.json === true) return printJson({ id, keptRoots })

@@ -114,7 +114,7 @@ test('a change is previewed, waits with status 7, and is published with the seco
   expect(refused.status, 'nobody agreed').toBe(7)
   expect(refused.stderr).toMatch(/\+ Rekor log http:\/\/rekor-v1/)
   expect(existsSync(at('1.json'))).toBe(false)
-  expect(await json('sign', at('p.json'), ...as('custodian-1'))).toMatchObject({
+  expect(await json('sign', at('p.json'), ...as('custodian-1'), '--dry-run')).toMatchObject({
     parts: [{ role: 'targets', version: 2 }],
   })
 

@@ -132,7 +132,7 @@ describe('without an agent that runs', () => {
     await holder.close()
     expect([status, stderr]).toEqual([
       3,
-      `chancery token: another agent uses the state folder ${join(data, 'agent/online')} (process ${String(pid)})\nMore: docs/runbook.md#agent_locked\n`,
+      `chancery token ls: another agent uses the state folder ${join(data, 'agent/online')} (process ${String(pid)})\nMore: docs/runbook.md#agent_locked\n`,
     ])
   })
 })

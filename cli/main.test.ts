@@ -40,11 +40,21 @@ test.each([
   expect(stderr.trimEnd().split('\n').length).toBeLessThanOrEqual(2)
 })
 
+test('the help that is named is that of the very command', () => {
+  expect(chancery('key', 'kek', 'share', 'online').stderr).toContain('See: chancery key kek share --help\n')
+})
+
+test('a configuration that is not there is exit status 2', () => {
+  for (const words of [['status'], ['serve', '--check'], ['log', 'freeze', 'rekor-v2']]) {
+    expect(chancery(...words, '--data', '/nowhere')).toMatchObject({ status: 2, stdout: '' })
+  }
+})
+
 test('a failure is one line without a stack, and --debug shows it', () => {
   const words = ['dev', 'token', '--data', '/nowhere']
   const { status, stdout, stderr } = chancery(...words)
   expect([status, stdout, stderr.split('\n').length]).toEqual([1, '', 2])
-  expect(stderr).toMatch(/^chancery dev: no development issuer is known in \/nowhere; start one with: /)
+  expect(stderr).toMatch(/^chancery dev token: no development issuer is known in \/nowhere; start one with: /)
   expect(chancery(...words, '--debug').stderr).toMatch(/DevelopmentError: [^]*\n +at /)
 })
 

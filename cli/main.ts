@@ -59,8 +59,8 @@ export async function main(words: readonly string[]): Promise<number> {
     process.stderr.write(`chancery: there is no command ${JSON.stringify(called)}; see: chancery --help\n`)
     return EXIT.usage
   }
+  const program = new Command('chancery')
   try {
-    const program = new Command('chancery')
     program.exitOverride().configureHelp({ showGlobalOptions: false })
     program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'chancery: ')) })
     const file = await load()
@@ -69,8 +69,22 @@ export async function main(words: readonly string[]): Promise<number> {
     await program.parseAsync(name === 'help' ? [...following, '--help'] : rest, { from: 'user' })
     return Number(process.exitCode ?? 0)
   } catch (error) {
-    return report(error, { debug, called })
+    return report(error, { debug, called: pathOf(program, rest) || called })
   }
+}
+
+/** The words that name the command, as far as there is one: `key kek share`. */
+function pathOf(program: Command, words: readonly string[]): string {
+  const path: string[] = []
+  let at = program
+  for (const word of words) {
+    const child = at.commands.find((each) => each.name() === word)
+    // An option may stand between them.
+    if (child === undefined) continue
+    path.push(word)
+    at = child
+  }
+  return path.join(' ')
 }
 
 /** Commander hands its settings only to commands that are made after they were set. */
@@ -126,6 +140,8 @@ const EXIT_OF_CODE: Readonly<Record<string, number>> = {
 function exitStatusOf(error: unknown): number {
   if (error instanceof OperatorError) return error.exitStatus
   if (!(error instanceof Error) || !('code' in error)) return EXIT.failed
+  // By its name, since its codes are words that others use as well.
+  if (error.name === 'ConfigError') return EXIT.usage
   const remote = 'remoteCode' in error && error.remoteCode !== undefined ? error.remoteCode : error.code
   return codeStatus(String(remote)) ?? EXIT.failed
 }

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { Command, CommanderError, type Option } from 'commander'
 import { expect, test } from 'vitest'
 import { CATALOGUE, EXIT } from '#alarms'
-import { COMMANDS, inherit } from './main.ts'
+import { COMMANDS, FORMAT, inherit } from './main.ts'
 
 const PROGRAM = await everything()
 const ALL = [...walk(PROGRAM, [])]
@@ -22,7 +22,7 @@ interface Found {
 
 async function everything(): Promise<Command> {
   const program = new Command('chancery')
-  program.exitOverride().configureHelp({ showGlobalOptions: false })
+  program.exitOverride().configureHelp(FORMAT)
   program.configureOutput({ getOutHelpWidth: () => 80, writeErr: () => undefined, writeOut: () => undefined })
   for (const load of Object.values(COMMANDS)) (await load()).register(program)
   inherit(program)
@@ -209,6 +209,14 @@ test('an option is spelled and meant the same wherever it stands', () => {
 
 test('nothing is excused that needs no excuse', () => {
   expect(Object.keys(TWO_MEANINGS).filter((long) => differences(long).length === 0)).toEqual([])
+})
+
+test('what has to be said is marked in the help', () => {
+  for (const { command } of LEAVES) {
+    const required = command.options.filter(({ mandatory, defaultValue }) => mandatory && defaultValue === undefined)
+    expect([...helpOf(command).matchAll(/\(required\)/g)].length).toBe(required.length)
+  }
+  expect(OPTIONS.some(({ option }) => option.mandatory)).toBe(true)
 })
 
 test('an installation is named by --data DIR, by default data, in every command that has one', () => {

@@ -48,6 +48,8 @@ For auditors, who trust no server:
   audit     prove an entry, watch a log for forks, recount a whole log
 
 Each command explains itself: chancery COMMAND --help
+Alike everywhere: --data DIR, --json, -o FILE; --dry-run where something is
+destroyed or switched, and --confirm for scripts, where nobody can be asked.
 Exit status: 0 done, 1 failed, 2 not understood, 3 locked, 4 PIN or latch, 5 HSM
 away, 6 refused, 7 needs a person, 8 evidence of tampering, 9 disk or clock.
 With --debug an error shows its stack.

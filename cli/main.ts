@@ -6,7 +6,7 @@
  * Exit status: 0 done, 1 failed, 2 not understood; the others are told in alarms/catalogue.ts, and a command whose exit
  * means more says so in its help.
  */
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, Help, type Option } from 'commander'
 import { CATALOGUE, type Code, EXIT, OperatorError } from '#alarms'
 import { HELP } from './help.ts'
 
@@ -61,7 +61,7 @@ export async function main(words: readonly string[]): Promise<number> {
   }
   const program = new Command('chancery')
   try {
-    program.exitOverride().configureHelp({ showGlobalOptions: false })
+    program.exitOverride().configureHelp(FORMAT)
     program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'chancery: ')) })
     const file = await load()
     file.register(program)
@@ -71,6 +71,15 @@ export async function main(words: readonly string[]): Promise<number> {
   } catch (error) {
     return report(error, { debug, called: pathOf(program, rest) || called })
   }
+}
+
+/** How help is printed: what has to be said is marked. */
+export const FORMAT = {
+  showGlobalOptions: false,
+  optionDescription: (option: Option): string => {
+    const said = new Help().optionDescription(option)
+    return option.mandatory && option.defaultValue === undefined ? `${said} (required)` : said
+  },
 }
 
 /** The words that name the command, as far as there is one: `key kek share`. */

@@ -121,13 +121,25 @@ function registerKind(rotate: Command, kind: RotationKind, what: string): void {
       .option('--custodian <name>', 'whose key goes, where several have one')
       .option('--public-key <file>', 'public key, PEM, made on another machine; or what trust custodian prints')
   }
-  command
-    .addHelpText('after', `\nExamples:\n  chancery rotate ${kind} --dry-run\n  chancery rotate ${kind} --wait\n`)
-    .action(async (options: RotateOptions) => {
-      if (options.emergency !== true || !isEmergency(kind)) return await begin(kind, options)
-      const { emergency } = await import('./rotate-emergency.ts')
-      return await emergency(kind, options)
-    })
+  command.addHelpText('after', kindHelp(kind)).action(async (options: RotateOptions) => {
+    if (options.emergency !== true || !isEmergency(kind)) return await begin(kind, options)
+    const { emergency } = await import('./rotate-emergency.ts')
+    return await emergency(kind, options)
+  })
+}
+
+function kindHelp(kind: RotationKind): string {
+  const emergency = isEmergency(kind)
+  return `
+How it goes: chancery rotate --help. What came of it: chancery rotate status.
+
+Exit status: 0 done, 3 another one is under way, 6 refused, 7 waits for clients'
+caches, ${emergency ? 'a certificate, signatures or --confirm' : 'a certificate or signatures'}, 8 a signature does not verify.
+
+Examples:
+  chancery rotate ${kind} --dry-run
+  chancery rotate ${kind} --wait
+${emergency ? `  chancery rotate ${kind} --emergency --dry-run\n` : ''}`
 }
 
 function isEmergency(kind: RotationKind): kind is StandbyKind {

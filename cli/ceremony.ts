@@ -98,7 +98,8 @@ Shows all that will happen, and asks at a terminal. What is signed is a text of
 a few lines with the plan's name and digest, your name and the time. The file
 that is written may go by mail: it approves this plan and nothing else.
 
-Exit status: 0 approved, 2 the plan is refused, 7 not confirmed.
+Exit status: 0 approved, 2 the plan is refused, 6 it has expired, 7 not
+confirmed.
 
 Examples:
   chancery ceremony approve plan.yaml --as alice --ssh-key ~/.ssh/id_ed25519

@@ -157,7 +157,8 @@ as *.withdrawn.json. Versions are not used again: a root that was handed out is
 kept, and the next publication begins with exactly that one. If nobody signed
 it (ask every custodian), --discard-root forgets it.
 
-Exit status: 0 withdrawn, 3 no server runs, 6 refused, 7 not confirmed.
+Exit status: 0 withdrawn, 2 nothing waits, 3 no server runs, 6 refused, 7 not
+confirmed.
 
 Examples:
   chancery trust withdraw --dry-run --data ./data

@@ -1,13 +1,34 @@
-/** A POSIX (pax) archive of plain files, with their folders before them. Deterministic: no owner, no time. Names are ASCII. */
+/**
+ * A POSIX (pax) archive of plain files, with their folders before them. Deterministic: no owner, no time. Names are ASCII.
+ *
+ * No file lies across a multiple of 32 KiB: policy-controller (pkg/tuf/repo.go, as of 0.15.1) reads each with one call,
+ * which Go's inflate ends there, and takes the rest for zeros.
+ */
 export function tar(files: ReadonlyMap<string, Uint8Array>): Uint8Array {
   const folders = new Set([...files.keys()].flatMap(foldersOf))
-  const blocks = [
-    ...[...folders].toSorted((one, other) => (one < other ? -1 : 1)).map((name) => header(`${name}/`, 0, '5')),
-    ...[...files].flatMap(([name, bytes]) => [...longName(name), header(name, bytes.length, '0'), padded(bytes)]),
-    // Two blocks of zeros end it.
-    new Uint8Array(2 * BLOCK),
-  ]
-  return Buffer.concat(blocks)
+  const blocks = [...folders].toSorted((one, other) => (one < other ? -1 : 1)).map((name) => header(`${name}/`, 0, '5'))
+  let at = blocks.length * BLOCK
+  for (const [name, bytes] of files) {
+    const heads = [...longName(name), header(name, bytes.length, '0')]
+    const headed = at + heads.reduce((sum, { length }) => sum + length, 0)
+    const added = [...filler(headed, bytes.length), ...heads, padded(bytes)]
+    blocks.push(...added)
+    at += added.reduce((sum, { length }) => sum + length, 0)
+  }
+  // Two blocks of zeros end it.
+  return Buffer.concat([...blocks, new Uint8Array(2 * BLOCK)])
+}
+
+const WINDOW = 32 * 1024
+
+/** A comment, as long as it takes for content of `length` that would begin at `at` to lie within one window. */
+function filler(at: number, length: number): Uint8Array[] {
+  if (length === 0 || Math.floor(at / WINDOW) === Math.floor((at + length - 1) / WINDOW)) return []
+  const left = WINDOW - (at % WINDOW)
+  // The comment has a header of its own.
+  const size = (left > BLOCK ? left : left + WINDOW) - BLOCK
+  const words = `${size} comment=`
+  return [header('PaxHeaders/filler', size, 'x'), Buffer.from(`${words.padEnd(size - 1)}\n`)]
 }
 
 const BLOCK = 512

@@ -1,6 +1,7 @@
 import { defineConfig } from 'vitest/config'
 
-const excluded = ['**/node_modules/**', 'native/build/**']
+const long = process.env['CHANCERY_LONG'] === '1'
+const excluded = ['**/node_modules/**', 'native/build/**', ...(long ? [] : ['**/*.long.test.ts'])]
 
 /** The tiers of `scripts/test`; each can be run alone with `vitest run --project NAME`. */
 export default defineConfig({

@@ -15,6 +15,7 @@ import { runCeremony } from './run.ts'
 import { templateText } from './templates.ts'
 import { readTranscript, TRANSCRIPT_FILE, type TranscriptLine } from './transcript.ts'
 import { verifyTranscript } from './verify.ts'
+import { longTest } from '../../test/support/long.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-kill-'))
 let machine: Machine
@@ -193,9 +194,7 @@ test('of two runs at once the second is refused', async () => {
 })
 
 /** Four machines with an agent each: minutes on a busy machine. CHANCERY_LONG=1. */
-const LONG = process.env['CHANCERY_LONG'] === '1'
-
-test.runIf(LONG)(
+longTest(
   'custodians of TUF, each on a machine of their own: visited in any order, and their roles are written at the last',
   async () => {
     const names = ['custodian-1', 'custodian-2', 'custodian-3', 'online']

@@ -12,8 +12,8 @@ import { fetchMaterial } from './global-setup.ts'
 import { pushImage, signKeyless } from './images.ts'
 import { succeeded } from './run.ts'
 import { initialise, runChancery, type Stack, serve } from './stack.ts'
+import { LONG, longDescribe } from '../support/long.ts'
 
-const LONG = process.env['CHANCERY_LONG'] === '1'
 const { registry, identity } = sharedStack()
 const folder = freshFolder('admission-rotation')
 const dataDir = join(folder, 'data')
@@ -193,7 +193,7 @@ describe('rotate rekor-v1 --emergency: every policy of before knows the key that
   })
 })
 
-describe.runIf(LONG)('rotate ct-log', () => {
+longDescribe('rotate ct-log', () => {
   beforeAll(async () => {
     await rotate('standby')
     await rotateAndSign('ct-log')
@@ -209,7 +209,7 @@ describe.runIf(LONG)('rotate ct-log', () => {
   })
 })
 
-describe.runIf(LONG)('rotate root-ca', () => {
+longDescribe('rotate root-ca', () => {
   let before: Values
 
   beforeAll(() =>

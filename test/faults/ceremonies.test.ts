@@ -14,8 +14,8 @@ import { findSoftHsm } from '#hsm'
 import { client } from '../e2e/clients.ts'
 import { type Outcome, run, succeeded } from '../e2e/run.ts'
 import { ownEnvironment, projectFolder, serve, type Stack } from '../e2e/stack.ts'
+import { longDescribe } from '../support/long.ts'
 
-const LONG = process.env['CHANCERY_LONG'] === '1'
 const text = readFileSync(join(projectFolder, 'docs', 'ceremonies.md'), 'utf8')
 const blocks = [...text.matchAll(/<!-- on: (.+) -->\n```sh\n([^]*?)^```$/gm)].map(([, where = '', script = '']) => {
   const [machine = '', state = ''] = where.split(', ')
@@ -161,7 +161,7 @@ test('the codes that the document names are codes', () => {
   expect(named.filter((code) => !Object.hasOwn(CATALOGUE, code))).toEqual([])
 })
 
-describe('CHANCERY_LONG=1: the power of the vault fails', () => {
+longDescribe('CHANCERY_LONG=1: the power of the vault fails', () => {
   const where = join(scratch, 'bob')
   const log = join(where, 'short/transcript.jsonl')
   const linesNow = () => (existsSync(log) ? readFileSync(log, 'utf8').split('\n').length - 1 : 0)
@@ -181,7 +181,7 @@ describe('CHANCERY_LONG=1: the power of the vault fails', () => {
     return (await ended) === 0
   }
 
-  test.runIf(LONG)('after each line, and it goes on: one key, one certificate', async () => {
+  test('after each line, and it goes on: one key, one certificate', async () => {
     succeeded(await inBash('bob', 'chancery token init short --agent agent.yaml --name root --add'))
     const plan = ['--template', 'root', '--operator', 'bob=bob.pub', '--uri', 'root=pkcs11:token=short']
     succeeded(await chancery('bob', 'ceremony', 'plan', 'short.yaml', ...plan))

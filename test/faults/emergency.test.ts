@@ -19,6 +19,7 @@ import { fetchMaterial, firstEntries } from '../e2e/global-setup.ts'
 import { run, succeeded } from '../e2e/run.ts'
 import { initialise, ownEnvironment, projectFolder, runChancery, serve, type Stack } from '../e2e/stack.ts'
 import { badAnswers, LONG, type PatientLoad, startPatientLoad } from './loaded-stack.ts'
+import { longTest } from '../support/long.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-emergency-'))
 const EMAIL = 'operator@example.test'
@@ -193,7 +194,7 @@ test('a second one finds nothing that stands by; status says what is to be done'
   expect(standby.map(({ state }) => state)).toEqual(STANDBY_KINDS.map(() => 'in-service'))
 })
 
-test.runIf(LONG)('after a restart it signs on', async () => {
+longTest('after a restart it signs on', async () => {
   await shared.stack.stop()
   shared.stack = await serve(shared.dataDir)
   await signedAndVerified(shared)
@@ -254,7 +255,7 @@ async function killedAt(step: string, kind: StandbyKind): Promise<void> {
   }
 }
 
-test.runIf(LONG)('the whole token of the services is gone: five emergencies, one after the other', async () => {
+longTest('the whole token of the services is gone: five emergencies, one after the other', async () => {
   const lost = await installation('two')
   try {
     const tokens = join(lost.dataDir, 'hsm/tokens')

@@ -16,7 +16,7 @@ import { succeeded } from '../e2e/run.ts'
 import { runChancery, type Stack } from '../e2e/stack.ts'
 import { checkTimestamp } from './timestamp-check.ts'
 
-export const LONG = process.env['CHANCERY_LONG'] === '1'
+export { LONG } from '../support/long.ts'
 
 /** Every service that signs for whoever asks. */
 export const USES = ['v1', 'v2', 'ca', 'tsa'] as const

@@ -143,7 +143,8 @@ describe.each(LONG ? POINTS : (['configured'] as const))('killed at %s', (point)
     },
   )
 
-  test.runIf(LONG && point !== 'drained')('the roots of a CT log', async () => {
+  if (!LONG || point === 'drained') return
+  test('the roots of a CT log', async () => {
     const add = strangeRoot()
     const running = await restarted(point)
     await expect(ask('ct-roots', { add })).rejects.toThrow(GONE)

@@ -10,13 +10,13 @@ import { z } from 'zod'
 import { type ExternalAgent, startExternal } from '../../hsm/external-agent.fixture.ts'
 import { initialise, runChancery, type Stack, serve } from '../e2e/stack.ts'
 import { fakeClock } from '../support/faked-clock.ts'
-import { configure, LONG } from './loaded-stack.ts'
+import { configure } from './loaded-stack.ts'
 
 const DAY_MS = 86_400_000
 const readiness = z.object({ services: z.record(z.string(), z.object({ ready: z.boolean() })) })
 const timestamp = z.object({ signed: z.object({ expires: z.string() }) })
 
-describe.skipIf(!LONG)('a year without custodians', () => {
+describe('a year without custodians', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'chancery-trust-ages-'))
   const dataDir = join(scratch, 'data')
   const clock = fakeClock(scratch, 'world')

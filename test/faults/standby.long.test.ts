@@ -12,14 +12,13 @@ import { decodePem } from '#x509'
 import { answerRequest, readRequest } from '../../lifecycle/ceremony/certificate-request.ts'
 import { succeeded } from '../e2e/run.ts'
 import { initialise, runChancery, serve, type Stack } from '../e2e/stack.ts'
-import { LONG } from './loaded-stack.ts'
 
 interface Item {
   readonly id: string
   readonly state: string
 }
 
-describe.runIf(LONG)('the standby set', () => {
+describe('the standby set', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'chancery-standby-'))
   const dataDir = join(scratch, 'data')
   const at = (name: string) => join(scratch, name)

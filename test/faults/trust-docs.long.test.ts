@@ -9,13 +9,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { run, succeeded } from '../e2e/run.ts'
 import { initialise, ownEnvironment, projectFolder, type Stack, serve } from '../e2e/stack.ts'
-import { LONG } from './loaded-stack.ts'
 
 const text = readFileSync(join(projectFolder, 'docs', 'operations.md'), 'utf8')
 const blocks = [...text.matchAll(/<!-- while: custodians -->\n```sh\n([^]*?)^```$/gm)].map(([, script = '']) => script)
 const metadata = z.object({ signed: z.object({ version: z.int() }), signatures: z.array(z.unknown()) })
 
-describe.skipIf(!LONG)('the commands of custodians', () => {
+describe('the commands of custodians', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'chancery-trust-docs-'))
   const dataDir = join(scratch, 'data')
   let stack: Stack

@@ -10,7 +10,6 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse, parseDocument } from 'yaml'
 import { run, succeeded } from '../e2e/run.ts'
 import { initialise, ownEnvironment, projectFolder, runChancery, type Stack, serve } from '../e2e/stack.ts'
-import { LONG } from './loaded-stack.ts'
 
 const text = readFileSync(join(projectFolder, 'docs', 'operations.md'), 'utf8')
 const blocksOf = (name: string) =>
@@ -18,7 +17,7 @@ const blocksOf = (name: string) =>
     of === name ? [script] : [],
   )
 
-describe.skipIf(!LONG)('the commands of rotations', () => {
+describe('the commands of rotations', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'chancery-rotate-docs-'))
   const dataDir = join(scratch, 'data')
   let stack: Stack

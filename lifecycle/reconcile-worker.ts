@@ -28,6 +28,8 @@ export type ReconcileAsk =
       readonly kind: LogKind
       readonly key: string
       readonly logId: Uint8Array
+      /** Of a Rekor v1 shard: entries of the shards before it. Its promises name virtual indexes. */
+      readonly indexOffset: number
       readonly certificateKeys: readonly string[]
       /** Entries below this index were sealed before the account was read: it must have them. */
       readonly settled: number
@@ -156,7 +158,7 @@ function takeEntries(ask: Extract<ReconcileAsk, { do: 'entries' }>): void {
   for (const entry of ask.entries) {
     const settled = entry.index < ask.settled && entry.timestampMs >= firstAtMs ? 1 : 0
     const know = (key: string, how: How, message: Uint8Array) => addKnown.run(sha256(message), key, how, settled)
-    if (ask.kind === 'rekor-v1') know(ask.key, 'set', setMessage(entry, ask.logId))
+    if (ask.kind === 'rekor-v1') know(ask.key, 'set', setMessage(entry, ask))
     if (ask.kind !== 'ct') continue
     const { entry: logged, timestampMs } = parseLeaf(entry.leaf)
     know(ask.key, 'sct', sctSignatureInput(logged, timestampMs, NO_EXTENSIONS))
@@ -165,6 +167,9 @@ function takeEntries(ask: Extract<ReconcileAsk, { do: 'entries' }>): void {
     const signatureDer = entry.entrySignature
     const sct = serializeSct({ logId: ask.logId, timestampMs, extensions: NO_EXTENSIONS, signatureDer })
     const final = replaceExtension(precertificate, OID.ctPoison, sctListExtension(sct))
+    // Also of a former issuing key, whose name nobody knows any more.
+    addKnown.run(sha256(precertificate), '', 'precertificate' satisfies How, 0)
+    addKnown.run(sha256(final), '', 'certificate' satisfies How, 0)
     for (const key of ask.certificateKeys) {
       know(key, 'precertificate', precertificate)
       // That it was logged does not say that the certificate was finished: the account need not have it.
@@ -174,11 +179,14 @@ function takeEntries(ask: Extract<ReconcileAsk, { do: 'entries' }>): void {
 }
 
 /** What a Rekor v1 log promises of an entry, as RFC 8785 writes it. */
-function setMessage({ leaf, index, timestampMs }: SealedEntry, logId: Uint8Array): Uint8Array {
+function setMessage(
+  { leaf, index, timestampMs }: SealedEntry,
+  { logId, indexOffset }: { readonly logId: Uint8Array; readonly indexOffset: number },
+): Uint8Array {
   const body = Buffer.from(leaf).toString('base64')
   const logID = Buffer.from(logId).toString('hex')
   const integratedTime = Math.floor(timestampMs / 1000)
-  return Buffer.from(JSON.stringify({ body, integratedTime, logID, logIndex: index }))
+  return Buffer.from(JSON.stringify({ body, integratedTime, logID, logIndex: indexOffset + index }))
 }
 
 function sctListExtension(sct: Uint8Array): Uint8Array {

@@ -23,6 +23,8 @@ export interface ReconcileSources {
     readonly kind: LogKind
     /** The agent's name of its key. */
     readonly key: string
+    /** Of a Rekor v1 shard, 0 otherwise. */
+    readonly indexOffset: number
     readonly log: Pick<Log, 'entries' | 'head' | 'logId'>
   }[]
   /** Keys that sign certificates which the CT log has. */
@@ -61,7 +63,7 @@ export async function reconcile(sources: ReconcileSources): Promise<Reconciled> 
     await thread.ask({ do: 'certificates', certificates: sources.ceremony })
     const read = sources.logs.map(() => 0)
     for (let round = 1; ; round += 1) {
-      for (const [n, { kind, key, log }] of sources.logs.entries()) {
+      for (const [n, { kind, key, indexOffset, log }] of sources.logs.entries()) {
         const { certificateKeys, onStep, signal } = sources
         const logId = Buffer.from(log.logId)
         for (let start = read[n] ?? 0, { size } = log.head(); start < size; ) {
@@ -69,7 +71,16 @@ export async function reconcile(sources: ReconcileSources): Promise<Reconciled> 
           const entries = await log.entries(start, Math.min(PAGE, size - start))
           if (entries.length === 0) break
           const settled = before[n] ?? 0
-          await thread.ask({ do: 'entries', kind, key, logId, certificateKeys, settled, entries: [...entries] })
+          await thread.ask({
+            do: 'entries',
+            kind,
+            key,
+            logId,
+            indexOffset,
+            certificateKeys,
+            settled,
+            entries: [...entries],
+          })
           start += entries.length
           read[n] = start
           onStep?.({ what: `log of key ${key}`, done: start, of: size })

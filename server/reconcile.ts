@@ -49,7 +49,12 @@ async function compare(
     const { config, resolve } = parts.loaded
     return await reconcile({
       agent: parts.agent,
-      logs: parts.logs.map(({ config: { kind, key }, log }) => ({ kind, key, log })),
+      logs: parts.logs.map(({ config, log }) => ({
+        kind: config.kind,
+        key: config.key,
+        indexOffset: config.kind === 'rekor-v1' ? config.indexOffset : 0,
+        log,
+      })),
       certificateKeys: config.ca === undefined ? [] : [config.ca.key],
       ceremony: [config.ca?.chain, config.timestamp?.chain]
         .filter((path) => path !== undefined && existsSync(resolve(path)))

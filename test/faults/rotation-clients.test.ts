@@ -77,6 +77,8 @@ describe.each(KINDS)('%s', (kind) => {
     await everythingVerifies(signers.signatures, { cached, fresh, log, switchedMs })
     succeeded(await loginfo(rekorCli))
     if (log === 'v1') await indexesRunOn(signers.signatures)
+    const reconciled = succeeded(await runChancery(['audit', 'reconcile', '--json', '--data', dataDir]))
+    expect(JSON.parse(reconciled.stdout)).toMatchObject({ unknown: [], unaccounted: [] })
     const doctor = await runChancery(['doctor', '--data', dataDir])
     expect(doctor.text).not.toMatch(/orphan|duplicate|unknown/i)
   })

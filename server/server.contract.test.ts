@@ -298,7 +298,7 @@ describe('a server that is not running', () => {
     writeFileSync(file, text.replace('profile: development', 'profile: production'))
     const { code, stderr, stdout } = await chancery('serve', '--data', data, '--check')
     writeFileSync(file, text)
-    expect(code).toBe(1)
+    expect(code).toBe(2)
     for (const fault of ['software token', 'developmentIssuer', 'agent.spawn', 'rootAgent', 'timeSource', 'plain HTTP'])
       expect(stderr + stdout).toContain(fault)
   })

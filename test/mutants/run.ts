@@ -1,7 +1,8 @@
 /**
  * Seeds one fault after the other (`NN-name.patch`) into a scratch copy of the tree and runs the test that must notice.
  * A mutant passes if its patch applies and its test goes red; a test that was red before proves nothing, so every test
- * is first seen green without a patch. Started by `scripts/mutants [NAME...]`.
+ * is first seen green without a patch. Started by `scripts/mutants [NAME...]`; without names it takes a third of them,
+ * another third for the next commit, and with CHANCERY_LONG=1 all.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
@@ -47,8 +48,8 @@ const root = resolve(import.meta.dirname, '..', '..')
 const wanted = process.argv.slice(2)
 const mutants = readdirSync(import.meta.dirname)
   .filter((file) => file.endsWith('.patch'))
-  .filter((file) => wanted.length === 0 || wanted.some((name) => file.includes(name)))
   .toSorted()
+  .filter((file, at) => (wanted.length === 0 ? isInSample(at) : wanted.some((name) => file.includes(name))))
   .map(readMutant)
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-mutants-'))
@@ -82,6 +83,13 @@ function tell(mutant: Mutant, outcome: string): void {
   console.log(`${mutant.name.padEnd(32)}  ${mutant.project.padEnd(8)}  ${outcome}  ${mutant.fault}`)
 }
 
+/** Which third it is changes with each commit, so that all have been tried within a few. */
+function isInSample(at: number): boolean {
+  if (process.env['CHANCERY_LONG'] === '1') return true
+  const commits = execFileSync('git', ['rev-list', '--count', 'HEAD'], { cwd: root }).toString()
+  return at % 3 === Number(commits) % 3
+}
+
 /** The head of a patch is `# the fault in words` and `# red: PROJECT FILE /PATTERN/`. */
 function readMutant(file: string): Mutant {
   const patch = join(import.meta.dirname, file)
@@ -111,15 +119,17 @@ function copyTree(tree: string): string {
 async function runBaseline(trees: readonly string[]): Promise<readonly Test[]> {
   const projects = [...new Set(mutants.map(({ project }) => project))]
   const runs = projects.map((project, at) => {
-    const files = new Set(mutants.filter((mutant) => mutant.project === project).map(({ file }) => file))
-    return vitest(trees[at % trees.length] ?? root, project, [...files])
+    const own = mutants.filter((mutant) => mutant.project === project)
+    const files = new Set(own.map(({ file }) => file))
+    const named = own.map(({ pattern }) => `(?:${pattern.source})`).join('|')
+    return vitest(trees[at % trees.length] ?? root, project, [...files], { named })
   })
   return (await Promise.all(runs)).flat()
 }
 
 async function tryMutant(mutant: Mutant, tree: string): Promise<string> {
   if (!patch(tree, mutant, [])) return 'FAILED: the patch does not apply'
-  const tests = await vitest(tree, mutant.project, [mutant.file], mutant.pattern)
+  const tests = await vitest(tree, mutant.project, [mutant.file], { named: mutant.pattern.source, bail: true })
   if (!patch(tree, mutant, ['--reverse'])) throw new Error(`${mutant.name} cannot be taken back`)
   // A file that cannot be loaded has no tests: a patch must be a fault that runs, not a syntax error.
   if (tests.length === 0) return 'FAILED: the test did not run'
@@ -146,7 +156,8 @@ async function vitest(
   tree: string,
   project: string,
   files: readonly string[],
-  pattern?: RegExp,
+  /** `named`: source of an expression; `bail`: the first that goes red is enough. */
+  { named, bail = false }: { readonly named: string; readonly bail?: boolean },
 ): Promise<readonly Test[]> {
   const output = join(scratch, `${crypto.randomUUID()}.json`)
   // Tests with the whole stack want a network namespace of their own, as scripts/test gives them.
@@ -163,15 +174,15 @@ async function vitest(
       '--reporter=json',
       `--outputFile.json=${output}`,
       // There the names of blocks and test are joined by ' > ', in the report by a space.
-      ...(pattern === undefined
-        ? []
-        : ['--testNamePattern', pattern.source.replaceAll(' ', '(?: > | )'), '--bail', '1']),
+      '--testNamePattern',
+      named.replaceAll(' ', '(?: > | )'),
+      ...(bail ? ['--bail', '1'] : []),
       ...files,
     ],
     // A group of its own: what a test of a mutant left running is ended with it.
     { cwd: tree, stdio: 'ignore', detached: true },
   )
-  const limit = setTimeout(() => child.kill('SIGKILL'), pattern === undefined ? BASELINE_MS : RUN_MS)
+  const limit = setTimeout(() => child.kill('SIGKILL'), bail ? RUN_MS : BASELINE_MS)
   await new Promise((settle) => {
     child.once('close', settle)
     child.once('error', settle)

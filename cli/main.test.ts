@@ -64,3 +64,14 @@ test('the version is the package version', () => {
   }
   expect(chancery('--version').stdout).toBe(`chancery ${version}\n`)
 })
+
+test('an option behind a subcommand is the subcommand’s', () => {
+  const said = chancery('backup', 'agent', '/tmp/nowhere', '--data', '/tmp/no-installation')
+  expect(said.stderr).toContain('/tmp/no-installation/')
+})
+
+test('a reader that has seen enough is no fault', () => {
+  const script = join(import.meta.dirname, 'main.ts')
+  const said = spawnSync('sh', ['-c', `"${process.execPath}" "${script}" --help | true`], { encoding: 'utf8' })
+  expect(said.stderr).toBe('')
+})

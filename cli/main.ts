@@ -61,7 +61,8 @@ export async function main(words: readonly string[]): Promise<number> {
   }
   const program = new Command('chancery')
   try {
-    program.exitOverride().configureHelp(FORMAT)
+    // What stands behind a command is its own, also where the command above has an option of the same name.
+    program.exitOverride().enablePositionalOptions().configureHelp(FORMAT)
     program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'chancery: ')) })
     const file = await load()
     file.register(program)
@@ -169,4 +170,11 @@ function codeStatus(code: string): number | undefined {
 }
 
 // The tests call `main`; only as the program itself does it end the process.
-if (import.meta.main) process.exitCode = await main(process.argv.slice(2))
+if (import.meta.main) {
+  // Whoever reads us through `head` has seen enough.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+    process.exit(0)
+  })
+  process.exitCode = await main(process.argv.slice(2))
+}

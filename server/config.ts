@@ -316,8 +316,12 @@ export function parseConfig(text: string, file: string): Config {
 
 /** DER of the certificates in one of the configuration's PEM files. */
 export function readCertificates({ resolve: at }: Pick<LoadedConfig, 'resolve'>, pemFile: string): Uint8Array[] {
-  return decodePem(readFileSync(at(pemFile), 'utf8'), { labels: ['CERTIFICATE'] }).map(({ der }) => der)
+  const text = readFileSync(at(pemFile), 'utf8')
+  return decodePem(text, { labels: ['CERTIFICATE'], max: MOST_CERTIFICATES }).map(({ der }) => der)
 }
+
+/** Roots of a CT log: one more with each rotation of the CA's root, and none ever goes. */
+const MOST_CERTIFICATES = 1024
 
 function isWitnessKey(vkey: string): boolean {
   try {

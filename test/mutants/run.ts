@@ -54,10 +54,15 @@ const mutants = readdirSync(import.meta.dirname)
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-mutants-'))
 const outcomes = new Map<Mutant, string>()
+const wholeFile = new Set<Mutant>()
 try {
   const trees = Array.from({ length: LANES }, (_, lane) => copyTree(join(scratch, `tree-${lane}`)))
-  const baseline = await runBaseline(trees)
+  const alone = await runBaseline(trees, mutants)
+  // A test that goes on where the one before it ended is red by itself: its mutant is tried with the whole file.
+  for (const mutant of mutants.filter((one) => !isGreen(one, alone))) wholeFile.add(mutant)
+  const whole = wholeFile.size === 0 ? [] : await runBaseline(trees, [...wholeFile])
   for (const mutant of mutants) {
+    const baseline = wholeFile.has(mutant) ? whole : alone
     const named = baseline.filter((test) => test.file === mutant.file && mutant.pattern.test(test.name))
     if (named.length === 0) tell(mutant, 'FAILED: no such test')
     else if (named.some(({ status }) => status !== 'passed')) tell(mutant, 'FAILED: red without the patch')
@@ -115,13 +120,18 @@ function copyTree(tree: string): string {
   return tree
 }
 
-/** All named tests without a patch: one run for each tier. */
-async function runBaseline(trees: readonly string[]): Promise<readonly Test[]> {
-  const projects = [...new Set(mutants.map(({ project }) => project))]
+function isGreen({ file, pattern }: Mutant, tests: readonly Test[]): boolean {
+  const named = tests.filter((test) => test.file === file && pattern.test(test.name))
+  return named.length > 0 && named.every(({ status }) => status === 'passed')
+}
+
+/** The named tests of these without a patch, or their whole files: one run for each tier. */
+async function runBaseline(trees: readonly string[], of: readonly Mutant[]): Promise<readonly Test[]> {
+  const projects = [...new Set(of.map(({ project }) => project))]
   const runs = projects.map((project, at) => {
-    const own = mutants.filter((mutant) => mutant.project === project)
+    const own = of.filter((mutant) => mutant.project === project)
     const files = new Set(own.map(({ file }) => file))
-    const named = own.map(({ pattern }) => `(?:${pattern.source})`).join('|')
+    const named = own.map((mutant) => (wholeFile.has(mutant) ? '.' : `(?:${mutant.pattern.source})`)).join('|')
     return vitest(trees[at % trees.length] ?? root, project, [...files], { named })
   })
   return (await Promise.all(runs)).flat()
@@ -129,7 +139,10 @@ async function runBaseline(trees: readonly string[]): Promise<readonly Test[]> {
 
 async function tryMutant(mutant: Mutant, tree: string): Promise<string> {
   if (!patch(tree, mutant, [])) return 'FAILED: the patch does not apply'
-  const tests = await vitest(tree, mutant.project, [mutant.file], { named: mutant.pattern.source, bail: true })
+  const tests = await vitest(tree, mutant.project, [mutant.file], {
+    named: wholeFile.has(mutant) ? '.' : mutant.pattern.source,
+    bail: true,
+  })
   if (!patch(tree, mutant, ['--reverse'])) throw new Error(`${mutant.name} cannot be taken back`)
   // A file that cannot be loaded has no tests: a patch must be a fault that runs, not a syntax error.
   if (tests.length === 0) return 'FAILED: the test did not run'

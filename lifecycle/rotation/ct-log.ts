@@ -4,20 +4,8 @@
  */
 import { editAgentFile, keysIn, reachOf, reload, withSide } from './agent-file.ts'
 import { formerKey } from './facts.ts'
-import { keyStep } from './keys.ts'
-import { proveStep } from './prove.ts'
-import { endStep, publishStep, waitStep } from './publication.ts'
-import type { RotationPlan, Step } from './rotation.ts'
-import {
-  activeLog,
-  isSucceeded,
-  planShard,
-  shardAgentStep,
-  shardEnds,
-  shardItem,
-  shardRetireStep,
-  shardSwitchStep,
-} from './shard.ts'
+import { logShard } from './log-shard.ts'
+import type { Step } from './rotation.ts'
 
 /** No final certificate carries the former log's promise any more. */
 const oneLogStep: Step = {
@@ -38,19 +26,4 @@ const oneLogStep: Step = {
   },
 }
 
-export const ctLog: RotationPlan = {
-  plan: async (installation, wishes, now) =>
-    await planShard(installation, activeLog(installation, 'ct'), { wishes, now }),
-  steps: [
-    keyStep,
-    shardAgentStep,
-    publishStep(shardItem('ct')),
-    waitStep,
-    shardSwitchStep,
-    proveStep,
-    endStep(shardEnds),
-    oneLogStep,
-    shardRetireStep,
-  ],
-  isSwitched: isSucceeded,
-}
+export const ctLog = logShard('ct', [oneLogStep])

@@ -1,8 +1,7 @@
 /**
  * Seeds one fault after the other (`NN-name.patch`) into a scratch copy of the tree and runs the test that must notice.
  * A mutant passes if its patch applies and its test goes red; a test that was red before proves nothing, so every test
- * is first seen green without a patch. Started by `scripts/mutants [NAME...]`; without names it takes a third of them,
- * another third for the next commit, and with CHANCERY_LONG=1 all.
+ * is first seen green without a patch. Started by `scripts/mutants [NAME...]`.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
@@ -48,8 +47,8 @@ const root = resolve(import.meta.dirname, '..', '..')
 const wanted = process.argv.slice(2)
 const mutants = readdirSync(import.meta.dirname)
   .filter((file) => file.endsWith('.patch'))
+  .filter((file) => wanted.length === 0 || wanted.some((name) => file.includes(name)))
   .toSorted()
-  .filter((file, at) => (wanted.length === 0 ? isInSample(at) : wanted.some((name) => file.includes(name))))
   .map(readMutant)
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-mutants-'))
@@ -86,13 +85,6 @@ process.exitCode = passed === mutants.length && passed > 0 ? 0 : 1
 function tell(mutant: Mutant, outcome: string): void {
   outcomes.set(mutant, outcome)
   console.log(`${mutant.name.padEnd(32)}  ${mutant.project.padEnd(8)}  ${outcome}  ${mutant.fault}`)
-}
-
-/** Which third it is changes with each commit, so that all have been tried within a few. */
-function isInSample(at: number): boolean {
-  if (process.env['CHANCERY_LONG'] === '1') return true
-  const commits = execFileSync('git', ['rev-list', '--count', 'HEAD'], { cwd: root }).toString()
-  return at % 3 === Number(commits) % 3
 }
 
 /** The head of a patch is `# the fault in words` and `# red: PROJECT FILE /PATTERN/`. */

@@ -1,4 +1,6 @@
 export {
+  type BundleVerifier,
+  bundleVerifier,
   type EntryWithProof,
   parseBundle,
   parseTrustedRoot,

@@ -62,20 +62,32 @@ export function parseTrustedRoot(json: unknown): TrustedRoot {
   return TrustedRoot.fromJSON(json)
 }
 
-/**
- * Verifies signature, certificate with its SCT, timestamps and log entry of `bundle` over `artifact` under the trusted
- * root, and returns who signed: it is for the caller to compare that (`requireSigner`). Throws `Refusal`.
- */
-export function verifyBundle(bundle: Bundle, artifact: Buffer, trustedRoot: TrustedRoot): VerifiedSigner {
-  if (isBundleWithPublicKey(bundle)) {
-    throw new Refusal('no_certificate', 'the bundle names a public key, not an identity')
-  }
-  refuseOtherArtifact(bundle, artifact)
+/** Verifies a bundle over an artifact, as `verifyBundle` does, under the trusted root that it was made for. */
+export type BundleVerifier = (bundle: Bundle, artifact: Buffer) => VerifiedSigner
+
+/** For many bundles under one trusted root, whose keys and certificates are read once. Throws what the library throws. */
+export function bundleVerifier(trustedRoot: TrustedRoot): BundleVerifier {
   const verifier = new Verifier(toTrustMaterial(trustedRoot), {
     ctlogThreshold: 1,
     tlogThreshold: 1,
     timestampThreshold: 1,
   })
+  return (bundle, artifact) => verifyWith(verifier, bundle, artifact)
+}
+
+/**
+ * Verifies signature, certificate with its SCT, timestamps and log entry of `bundle` over `artifact` under the trusted
+ * root, and returns who signed: it is for the caller to compare that (`requireSigner`). Throws `Refusal`.
+ */
+export function verifyBundle(bundle: Bundle, artifact: Buffer, trustedRoot: TrustedRoot): VerifiedSigner {
+  return bundleVerifier(trustedRoot)(bundle, artifact)
+}
+
+function verifyWith(verifier: Verifier, bundle: Bundle, artifact: Buffer): VerifiedSigner {
+  if (isBundleWithPublicKey(bundle)) {
+    throw new Refusal('no_certificate', 'the bundle names a public key, not an identity')
+  }
+  refuseOtherArtifact(bundle, artifact)
   let signer: ReturnType<Verifier['verify']>
   try {
     signer = verifier.verify(toSignedEntity(bundle, artifact))

@@ -63,10 +63,11 @@ async function distrust(id: string, options: DistrustOptions): Promise<void> {
   const changes = [...settled, ...cuts]
   const isReplaced = settled.some((change) => change.op === 'set' && change.id === id)
   const stillSigns = item.state === 'active' && !isReplaced && until === undefined
+  const lastGivenUp = until ?? cut.until
   const affected = (await installation.ask('distrust-affected', {
     item: id,
-    ...(cut.from === undefined ? {} : { from: cut.from.toISOString() }),
-    ...(cut.until === undefined ? {} : { until: cut.until.toISOString() }),
+    ...(cut.entirely ? {} : { from: from.toISOString() }),
+    ...(lastGivenUp === undefined ? {} : { until: lastGivenUp.toISOString() }),
   })) as Affected // our own server answers
   if (options.dryRun === true) {
     if (options.json === true) return printJson({ done: false, affected, changes })

@@ -38,7 +38,7 @@ async function outcome(promise: Promise<unknown>): Promise<string> {
   }
 }
 
-describe('an HSM that takes 10 ms for a signature, and two hundred timestamps before everything else', () => {
+describe('an HSM that takes 100 ms for a signature, and forty timestamps before everything else', () => {
   let shim: FaultShim
   let ours: Installation
 
@@ -46,7 +46,7 @@ describe('an HSM that takes 10 ms for a signature, and two hundred timestamps be
     ours = copyOf(installation)
     shim = buildFaultShimIn(ours.folder, ours.tokens.modulePath)
     // From the start on: a key is asked to sign off the loop when its first signatures are slow.
-    shim.set({ call: 'C_Sign', action: 'delay', times: 1e6, value: 10 })
+    shim.set({ call: 'C_Sign', action: 'delay', times: 1e6, value: 100 })
   })
 
   afterAll(() => ours.remove())
@@ -62,7 +62,7 @@ describe('an HSM that takes 10 ms for a signature, and two hundred timestamps be
         const found = await outcome(asked)
         answers.push(found === 'signed' ? name : `${name}: ${found}`)
       }
-      const timestamps = Array.from({ length: 200 }, () =>
+      const timestamps = Array.from({ length: 40 }, () =>
         noted('timestamp', spawned.admin.timestamp(timestampRequest())),
       )
       await expect.poll(() => answers.length).toBeGreaterThan(2)

@@ -14,7 +14,7 @@ export interface Cut {
 /** What has to change for it. */
 export interface PlannedCut {
   readonly changes: Changes
-  /** The first time that is given up. */
+  /** The first millisecond that is given up. */
   readonly from: Date
   /** And the last, where what is later stays. */
   readonly until?: Date
@@ -47,13 +47,16 @@ export function changesFor(item: TrustItem, { from, until, entirely }: Cut, now:
   }
   if (from > now) throw impossible('what will be signed later is given up when it has been')
   // The last second that is accepted: clients take an end as inside of the window.
-  const end = formatTime(new Date(Math.ceil(from.getTime() / 1000) * 1000 - 1000))
+  const last = new Date(Math.ceil(from.getTime() / 1000) * 1000 - 1000)
+  const end = formatTime(last)
   if (end <= formatTime(window.start)) throw impossible(`nothing would be left of ${id}: say --entirely`)
   const retired = { op: 'set', id, state: 'retired', end } as const
+  const refusedFrom = new Date(last.getTime() + 1)
   if (until === undefined || (window.end !== undefined && until >= window.end)) {
-    return { changes: [retired], from, words: `${id}: what its key signed after ${end} is given up` }
+    return { changes: [retired], from: refusedFrom, words: `${id}: what its key signed after ${end} is given up` }
   }
-  return holed(item, { retired, from, until, now })
+  if (until <= from) throw impossible('--until is not after --from')
+  return holed(item, { retired, from: refusedFrom, until, now })
 }
 
 function holed(
@@ -64,7 +67,6 @@ function holed(
   if (kind !== 'certificate-authority' && kind !== 'timestamp-authority') {
     throw impossible(`clients know a log by one window: leave --until away, or say --entirely`)
   }
-  if (until <= from) throw impossible('--until is not after --from')
   if (until >= now) throw impossible('--until is not over yet: leave it away')
   const start = new Date((Math.floor(until.getTime() / 1000) + 1) * 1000)
   const rest = {
@@ -76,7 +78,7 @@ function holed(
     // Ended first: two of the same service would be a service too many.
     changes: [retired, { op: 'add', item: jsonOfItem({ ...rest, state }) }],
     from,
-    until,
+    until: new Date(start.getTime() - 1),
     words: `${id}: what its key signed after ${retired.end} and before ${formatTime(start)} is given up; what is later stays, as ${rest.id}`,
   }
 }

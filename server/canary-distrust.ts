@@ -46,13 +46,10 @@ export class DistrustedList {
     return given
   }
 
-  /** Keys whose signatures of this time are given up. */
-  keysAt(time: Date): ReadonlySet<string> {
-    return new Set(
-      this.#read().flatMap(({ key, from, until }) =>
-        covers({ from, until }, { from: time, until: time }) ? [key] : [],
-      ),
-    )
+  /** Keys of which signatures between these times, both included, are given up. */
+  keysBetween(first: Date, last: Date): ReadonlySet<string> {
+    const given = this.#read().filter(({ from, until }) => from <= last && (until === undefined || first <= until))
+    return new Set(given.map(({ key }) => key))
   }
 
   #read(): readonly Distrusted[] {

@@ -14,6 +14,8 @@ const hexDigest = z.string().regex(/^[0-9a-f]{64}$/)
 const file = z.strictObject({
   schemaVersion: z.literal(1),
   madeAt: z.iso.datetime(),
+  /** Absent in those of earlier releases. */
+  endedAt: z.iso.datetime().optional(),
   identity: z.url(),
   bundles: z
     .array(
@@ -33,7 +35,10 @@ const file = z.strictObject({
 export interface Canary {
   /** Name of its file, without the ending. */
   readonly id: string
+  /** Before the first signature, */
   readonly madeAt: Date
+  /** and after the last. */
+  readonly endedAt: Date
   readonly identity: string
   readonly bundles: readonly CanaryBundle[]
 }
@@ -56,24 +61,26 @@ export class CanaryStore {
   }
 
   /** Adds one, and lets go of the newest but one of the same keys. */
-  keep(madeAt: Date, identity: string, bundles: readonly CanaryBundle[]): Canary {
-    const document = { schemaVersion: 1, madeAt: madeAt.toISOString(), identity, bundles }
+  keep({ madeAt, endedAt, identity, bundles }: Omit<Canary, 'id'>): Canary {
+    const times = { madeAt: madeAt.toISOString(), endedAt: endedAt.toISOString() }
+    const document = { schemaVersion: 1, ...times, identity, bundles }
     const text = `${JSON.stringify(document, undefined, 2)}\n`
     const hash = createHash('sha256').update(text).digest('hex').slice(0, 8)
-    const id = `${document.madeAt.replaceAll(/[-:.]/g, '')}-${hash}`
+    const id = `${times.madeAt.replaceAll(/[-:.]/g, '')}-${hash}`
     mkdirSync(this.#folder, { recursive: true, mode: 0o755 })
     const path = join(this.#folder, `${id}.json`)
     writeFileSync(`${path}.part`, text, { flush: true })
     renameSync(`${path}.part`, path)
     for (const gone of superfluous(this.all())) rmSync(join(this.#folder, `${gone.id}.json`), { force: true })
-    return { id, madeAt, identity, bundles }
+    return { id, madeAt, endedAt, identity, bundles }
   }
 
   #read(name: string): Canary {
     const path = join(this.#folder, name)
     try {
-      const { madeAt, identity, bundles } = file.parse(JSON.parse(readFileSync(path, 'utf8')))
-      return { id: name.replace(/\.json$/, ''), madeAt: new Date(madeAt), identity, bundles }
+      const { madeAt, endedAt = madeAt, identity, bundles } = file.parse(JSON.parse(readFileSync(path, 'utf8')))
+      const times = { madeAt: new Date(madeAt), endedAt: new Date(endedAt) }
+      return { id: name.replace(/\.json$/, ''), ...times, identity, bundles }
     } catch (cause) {
       throw new Error(`${path} is no canary; move it away`, { cause })
     }

@@ -32,8 +32,9 @@ interface ForgeableBundle {
 
 /** What a forger has at hand beside the bundle. */
 export interface Loot {
-  /** A valid bundle of the same signer and log over another artifact. */
+  /** Valid bundles of the same signer and log over another artifact, made before and after the one that is forged. */
   readonly otherBundle: string
+  readonly laterBundle: string
   /** A valid timestamp response (base64) of our authority over something else. */
   readonly otherTimestamp: string
 }
@@ -135,7 +136,7 @@ export function forge(original: string, forgery: Forgery, loot: Loot): string {
       entry.logId.keyId = Buffer.alloc(32, 7).toString('base64')
       break
     case 'entry: of another artifact':
-      material.tlogEntries = other.verificationMaterial.tlogEntries
+      material.tlogEntries = (JSON.parse(loot.laterBundle) as ForgeableBundle).verificationMaterial.tlogEntries
       break
     case 'entry: none':
       material.tlogEntries = []

@@ -273,8 +273,12 @@ describe.each(['v1', 'v2'] as const)('a blob on Rekor %s', (log) => {
     await sign(log, 'blob', artifact, bundle)
     // An odd place in the log: then the proof has a hash in the lowest level, whose sibling was there before.
     if (proofIndexOf(bundle) % 2 === 0) await sign(log, 'blob', artifact, bundle)
+    // Its entry is from the life of the certificate that it is put beside: it is refused for what it is, not for its time.
+    const later = join(folder, `later-${log}.json`)
+    await sign(log, 'blob', makeArtifact(folder, `other-${log}.txt`), later)
     const loot = {
       otherBundle: readFileSync(other, 'utf8'),
+      laterBundle: readFileSync(later, 'utf8'),
       otherTimestamp: await timestampOver(material.timestamp, 'something else'),
     }
     const original = readFileSync(bundle, 'utf8')

@@ -124,7 +124,7 @@ async function runBaseline(trees: readonly string[], of: readonly Mutant[]): Pro
     const own = of.filter((mutant) => mutant.project === project)
     const files = new Set(own.map(({ file }) => file))
     const named = own.map((mutant) => (wholeFile.has(mutant) ? '.' : `(?:${mutant.pattern.source})`)).join('|')
-    return vitest(trees[at % trees.length] ?? root, project, [...files], { named })
+    return vitest(trees[at % trees.length] ?? root, project, [...files], { named, limitMs: BASELINE_MS })
   })
   return (await Promise.all(runs)).flat()
 }
@@ -133,7 +133,9 @@ async function tryMutant(mutant: Mutant, tree: string): Promise<string> {
   if (!patch(tree, mutant, [])) return 'FAILED: the patch does not apply'
   const tests = await vitest(tree, mutant.project, [mutant.file], {
     named: wholeFile.has(mutant) ? '.' : mutant.pattern.source,
-    bail: true,
+    // In a whole file another test may go red before the one that is named.
+    bail: !wholeFile.has(mutant),
+    limitMs: RUN_MS,
   })
   if (!patch(tree, mutant, ['--reverse'])) throw new Error(`${mutant.name} cannot be taken back`)
   // A file that cannot be loaded has no tests: a patch must be a fault that runs, not a syntax error.
@@ -162,7 +164,7 @@ async function vitest(
   project: string,
   files: readonly string[],
   /** `named`: source of an expression; `bail`: the first that goes red is enough. */
-  { named, bail = false }: { readonly named: string; readonly bail?: boolean },
+  { named, bail = false, limitMs }: { readonly named: string; readonly bail?: boolean; readonly limitMs: number },
 ): Promise<readonly Test[]> {
   const output = join(scratch, `${crypto.randomUUID()}.json`)
   // Tests with the whole stack want a network namespace of their own, as scripts/test gives them.
@@ -187,7 +189,7 @@ async function vitest(
     // A group of its own: what a test of a mutant left running is ended with it.
     { cwd: tree, stdio: 'ignore', detached: true },
   )
-  const limit = setTimeout(() => child.kill('SIGKILL'), bail ? RUN_MS : BASELINE_MS)
+  const limit = setTimeout(() => child.kill('SIGKILL'), limitMs)
   await new Promise((settle) => {
     child.once('close', settle)
     child.once('error', settle)

@@ -16,8 +16,9 @@ import { findSoftHsm } from '#hsm/softhsm'
 import { readStandbyPlan, STANDBY_KINDS, type StandbyKind } from '#lifecycle'
 import { type LogVersion, type Material, signers, type VerifierName, verifiers } from '../e2e/clients.ts'
 import { fetchMaterial, firstEntries } from '../e2e/global-setup.ts'
-import { run, succeeded } from '../e2e/run.ts'
+import { refusal, run, succeeded } from '../e2e/run.ts'
 import { initialise, ownEnvironment, projectFolder, runChancery, serve, type Stack } from '../e2e/stack.ts'
+import { type GitsignExport, GitsignRepository } from './gitsign-repository.ts'
 import { badAnswers, LONG, type PatientLoad, startPatientLoad } from './loaded-stack.ts'
 import { longTest } from '../support/long.ts'
 
@@ -50,6 +51,10 @@ let shared: Installation
 
 beforeAll(async () => {
   shared = await installation('one')
+  if (!LONG) return
+  repository = new GitsignRepository(shared.dataDir, join(scratch, 'gitsign'), EMAIL)
+  gitsignBefore = await repository.export('before')
+  await commit()
 })
 
 afterAll(async () => {
@@ -120,7 +125,7 @@ async function signedAndVerified(from: Installation, logs: readonly LogVersion[]
     const file = (name: string) => join(scratch, `${counter}-${name}`)
     const [artifact, tokenFile, bundle] = [file('artifact'), file('token'), file('bundle.json')]
     writeFileSync(artifact, `artifact ${counter}, ${randomUUID()}`)
-    writeFileSync(tokenFile, succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])).stdout)
+    writeFileSync(tokenFile, await identityToken(dataDir))
     const unused = { statement: artifact, predicate: artifact }
     succeeded(await signers['cosign 3']({ material, log, kind: 'blob', artifact, tokenFile, bundle, ...unused }))
     await verified(from, { bundle, artifact, log })
@@ -135,6 +140,34 @@ async function verified({ material, stack }: Installation, { bundle, artifact, l
     const request = { material, log, kind: 'blob', artifact, bundle, ...identity } as const
     succeeded(await verifiers[verifier]({ ...request, under: ['unshare', '-rn'] }))
   }
+}
+
+async function identityToken(dataDir: string): Promise<string> {
+  return succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])).stdout
+}
+
+/** gitsign, in the full set alone: its export of before anything was lost, and all commits of the shared installation. */
+let repository: GitsignRepository
+let gitsignBefore: GitsignExport
+const commits: string[] = []
+
+async function commit(with_ = gitsignBefore): Promise<string> {
+  const name = await repository.commit(with_, await identityToken(shared.dataDir))
+  commits.push(name)
+  return name
+}
+
+/** One more commit, and all verify as gitsign was set up before; not for somebody else, nor without what stood by. */
+async function commitsVerify(kind: StandbyKind): Promise<void> {
+  const newest = await commit()
+  for (const each of commits) {
+    expect(succeeded(await repository.verify(gitsignBefore, each)).text).toContain('Validated Certificate claims: true')
+  }
+  const another = await repository.verify(gitsignBefore, newest, (line) => line.replace(EMAIL, 'other@example.test'))
+  expect(refusal(another)).toMatch(/none of the expected identities/)
+  if (kind !== 'ct-log') return
+  const withOneKey = await repository.verify(gitsignBefore, newest, (line) => line.replace(/^sh \S+/, 'gitsign verify'))
+  expect(refusal(withOneKey)).toMatch(/ctfe public key not found/)
 }
 
 test('what stands by is told, and what an emergency would do', async () => {
@@ -172,6 +205,7 @@ test.each(STANDBY_KINDS)(
       `${kind}: command ${(commandMs / 1000).toFixed(1)} s, signed and verified after ${seconds.toFixed(1)} s`,
     )
     expect(seconds).toBeLessThan(MOST_SECONDS)
+    if (LONG) await commitsVerify(kind)
     expect(published(shared)).toBe(before)
     await ends(load)
   },
@@ -209,8 +243,12 @@ test('the set is made whole on another token: the old and the new trust root ver
   for (const before of LONG ? signed : signed.slice(-2)) await verified(renewed, before)
   await signedAndVerified(renewed, ['v2'])
   if (LONG) {
+    const gitsignRenewed = await repository.export('renewed')
     succeeded(await rotate(renewed, 'issuing-ca', '--emergency', '--confirm'))
     await signedAndVerified(renewed, ['v1'])
+    const newest = await commit(gitsignRenewed)
+    for (const each of commits) succeeded(await repository.verify(gitsignRenewed, each))
+    expect(refusal(await repository.verify(gitsignBefore, newest))).toMatch(/signed by unknown authority/)
   }
   const nothing = await rotate(shared, 'rekor-v1', '--emergency', '--dry-run')
   expect(succeeded(nothing).stdout).toContain('rekor-v1-3 takes the place of rekor-v1-2')

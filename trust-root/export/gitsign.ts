@@ -4,9 +4,8 @@ import type { TrustMaterial } from './material.ts'
 import { filesOf, shellWord, textFile } from './text.ts'
 
 /**
- * Files, and `gitsign.env` that names them. Rekor keys come from the mirror; of the CT log gitsign takes one key, the
- * one that signs now. Commits whose certificates are of a former one verify with the variable set to its file, which is
- * there too.
+ * Files, and `gitsign.env` that names them. Rekor keys come from the mirror; of CT logs gitsign takes one key. All are
+ * there, and `verify.sh` tries each: certificates of a former log verify, and those of one that stood by at the export.
  *
  * No timestamp authority: gitsign 0.16 wants a timestamp to be later than the start of the certificate by more than the
  * second of its stated accuracy, and here both are made within one second. The log entry tells the time.
@@ -43,6 +42,7 @@ export function forGitsign({ material, at, mirror, identity, issuer }: ExportReq
       ...[...formerRekor, ...formerCt].map(({ name, pem }) => [name, Buffer.from(pem)] as const),
       ['root.json', firstRoot],
       ['gitsign.env', textFile(environment)],
+      ['verify.sh', textFile(VERIFY)],
     ]),
     lines: [
       `. ${file('gitsign.env')}`,
@@ -50,10 +50,24 @@ export function forGitsign({ material, at, mirror, identity, issuer }: ExportReq
       'git config gpg.x509.program gitsign',
       '# Without a browser: the ID token in SIGSTORE_ID_TOKEN',
       'GITSIGN_TOKEN_PROVIDER=envvar SIGSTORE_ID_TOKEN="$(cat token)" git commit -S -m signed',
-      `gitsign verify --certificate-identity ${shellWord(identity)} --certificate-oidc-issuer ${shellWord(issuer)} HEAD`,
+      `sh ${file('verify.sh')} --certificate-identity ${shellWord(identity)} --certificate-oidc-issuer ${shellWord(issuer)} HEAD`,
     ],
   }
 }
+
+const VERIFY = [
+  '# gitsign verify with each of our CT keys: that of the log in use, of one that stands by, of former ones. It takes one',
+  '# at a time. Any other refusal than that it does not know the log is final.',
+  'for key in "$(dirname "$0")"/ctfe*.pub; do',
+  '  if said=$(SIGSTORE_CT_LOG_PUBLIC_KEY_FILE=$key gitsign verify "$@" 2>&1); then',
+  String.raw`    printf '%s\n' "$said"`,
+  '    exit 0',
+  '  fi',
+  "  case $said in *'ctfe public key not found'*) ;; *) break ;; esac",
+  'done',
+  String.raw`printf '%s\n' "$said" >&2`,
+  'exit 1',
+] as const
 
 function joined(targets: TrustMaterial['legacy']): Uint8Array {
   return Buffer.from(targets.map(({ pem }) => pem).join(''))

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 const long = process.env['CHANCERY_LONG'] === '1'
@@ -6,6 +7,8 @@ const excluded = ['**/node_modules/**', 'native/build/**', ...(long ? [] : ['**/
 /** The tiers of `scripts/test`; each can be run alone with `vitest run --project NAME`. */
 export default defineConfig({
   test: {
+    // By default one core is left free for an editor; on two cores that is half of them.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
       {
         test: {

@@ -8,17 +8,9 @@ import type { AuthorityChangeover } from '#ca'
 import { OperatorError } from '#alarms'
 import { parseSpki } from '#x509'
 import type { AdminRequest } from './admin.ts'
-import { plannedConfiguration } from './configuration-change.ts'
 import type { Parts } from './main.ts'
-import {
-  certificatesIn,
-  sameCertificates,
-  signerArgument,
-  type SignerSwitched,
-  trying,
-  writeChain,
-} from './signer-files.ts'
-import { passing } from './switch-points.ts'
+import { goOver } from './signer-changeover.ts'
+import { certificatesIn, sameCertificates, signerArgument, type SignerSwitched, trying } from './signer-files.ts'
 import { requireTrusted } from './trusted-signer.ts'
 
 /** May be asked again. When it resolves nothing is under way with the former key any more. */
@@ -38,18 +30,7 @@ export async function caSwitchVerb(parts: Parts, { argument }: AdminRequest): Pr
   // It goes through the CT log, whose emergency may be the next one; that proves both.
   if (!emergency) await trying(`a trial certificate of ${key} was not issued`, async () => await issueTrial(changeover))
 
-  const chainFile = writeChain(loaded, ca.chain, { name: key, certificates: chain })
-  passing('files-written', loaded.config)
-  const { write } = await plannedConfiguration(parts, (document) => {
-    document.setIn(['ca', 'key'], key)
-    document.setIn(['ca', 'chain'], chainFile)
-  })
-  write()
-  passing('configured', loaded.config)
-  const drained = changeover.take()
-  Object.assign(ca, { key, chain: chainFile })
-  passing('in-force', loaded.config)
-  await drained
+  const chainFile = await goOver(parts, 'ca', { key, chain, changeover })
   return { key, former, already: false, chainFile }
 }
 

@@ -5,17 +5,9 @@
 import { hash } from 'node:crypto'
 import { OperatorError } from '#alarms'
 import type { AdminRequest } from './admin.ts'
-import { plannedConfiguration } from './configuration-change.ts'
 import type { Parts } from './main.ts'
-import {
-  certificatesIn,
-  sameCertificates,
-  signerArgument,
-  type SignerSwitched,
-  trying,
-  writeChain,
-} from './signer-files.ts'
-import { passing } from './switch-points.ts'
+import { goOver } from './signer-changeover.ts'
+import { certificatesIn, sameCertificates, signerArgument, type SignerSwitched, trying } from './signer-files.ts'
 import { requireTrusted } from './trusted-signer.ts'
 
 /** May be asked again. When it resolves nothing is under way with the former key any more. */
@@ -39,17 +31,6 @@ export async function tsaSwitchVerb(parts: Parts, { argument }: AdminRequest): P
   const trial = { hash: 'sha256', digest: hash('sha256', 'trial', 'buffer'), certReq: true } as const
   await trying(`a trial timestamp of ${key} was not made`, async () => await changeover.timestamp(trial))
 
-  const chainFile = writeChain(loaded, timestamp.chain, { name: key, certificates: chain })
-  passing('files-written', loaded.config)
-  const { write } = await plannedConfiguration(parts, (document) => {
-    document.setIn(['timestamp', 'key'], key)
-    document.setIn(['timestamp', 'chain'], chainFile)
-  })
-  write()
-  passing('configured', loaded.config)
-  const drained = changeover.take()
-  Object.assign(timestamp, { key, chain: chainFile })
-  passing('in-force', loaded.config)
-  await drained
+  const chainFile = await goOver(parts, 'timestamp', { key, chain, changeover })
   return { key, former, already: false, chainFile }
 }

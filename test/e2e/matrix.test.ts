@@ -53,7 +53,7 @@ for (const log of ['v1', 'v2'] as const) {
           expect(timestamps).toHaveLength(1)
         })
 
-        test.each(verifierNames)('%s verifies', async (verifier) => {
+        test.concurrent.each(verifierNames)('%s verifies', async (verifier) => {
           await cell(signer, verifier, log, kind, bundle)
         })
       })

@@ -56,7 +56,8 @@ afterAll(async () => {
 
 describe('a backup of a running server', () => {
   test('is whole and consistent under load from all services', async () => {
-    expect(readFileSync(join(dataDir, 'serve.log'), 'utf8')).toMatch(/"alarm":"backup_overdue"/)
+    const log = () => readFileSync(join(dataDir, 'serve.log'), 'utf8')
+    await expect.poll(log, { timeout: 30_000 }).toMatch(/"alarm":"backup_overdue"/)
     await signArtifact('before')
     const load = await startPatientLoad(stack, join(scratch, 'load-1'))
     await load.progress(15)
@@ -74,7 +75,7 @@ describe('a backup of a running server', () => {
       expect(guard?.size, log.name).toBeGreaterThanOrEqual(log.size)
     }
     // The alarm that there is none is over, and a status can say when it was made.
-    expect(readFileSync(join(dataDir, 'serve.log'), 'utf8')).toMatch(/"alarm":"backup_overdue".*alarm is over/)
+    await expect.poll(log, { timeout: 30_000 }).toMatch(/"alarm":"backup_overdue".*alarm is over/)
     expect(JSON.parse(readFileSync(join(dataDir, 'run/last-backup.json'), 'utf8'))).toMatchObject({ target: first })
   })
 

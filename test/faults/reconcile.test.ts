@@ -174,8 +174,9 @@ test('an account that is shorter than what the anchor holds is an alarm', async 
   // The agent begins a new account: its state is gone, and with it what it guarded.
   rmSync(join(dataDir, 'agent/online'), { recursive: true })
   stack = await serve(dataDir)
-  const log = readFileSync(join(dataDir, 'serve.log'), 'utf8')
-  expect(log).toMatch(new RegExp(`"alarm":"account_rolled_back".*holds size ${size} of account.chancery.internal`))
+  const log = () => readFileSync(join(dataDir, 'serve.log'), 'utf8')
+  const alarm = new RegExp(`"alarm":"account_rolled_back".*holds size ${size} of account.chancery.internal`)
+  await expect.poll(log, { timeout: 30_000 }).toMatch(alarm)
 })
 
 async function chancery(...args: string[]) {

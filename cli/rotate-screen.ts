@@ -79,7 +79,7 @@ function hasSwitched({ facts }: RotationRecord): boolean {
 function changeOf({ facts }: RotationRecord): string[] {
   const { former, keys, standby, emergency } = facts as {
     former?: { keys: { name: string }[] }
-    keys?: Record<string, { name: string }>
+    keys?: Record<string, MadeKey>
     standby?: { members: { item: string }[] }
     emergency?: boolean
   } // of the journal
@@ -88,7 +88,20 @@ function changeOf({ facts }: RotationRecord): string[] {
     return [`  will stand by: ${standby.members.map(({ item }) => item).join(', ') || 'what does already'}`]
   const names = (found: readonly { name: string }[]) => found.map(({ name }) => name).join(', ')
   if (former === undefined || keys === undefined) return []
-  return [`  key ${names(former.keys)} → ${names(Object.values(keys))}`]
+  return [`  key ${names(former.keys)} → ${names(Object.values(keys))}`, ...Object.values(keys).flatMap(placesOf)]
+}
+
+interface MadeKey {
+  readonly name: string
+  readonly token: string
+  readonly formerAlsoOn?: readonly string[] | undefined
+}
+
+/** A key cannot be made on two tokens: whoever relies on the second has to bring it there. */
+export function placesOf({ name, token, formerAlsoOn = [] }: MadeKey): string[] {
+  if (formerAlsoOn.length === 0) return []
+  const before = `The former key lies on ${formerAlsoOn.join(', ')} too; ${name} is made on ${token} alone, and does not sign when that is away.`
+  return wrapped(`${before} Copy it and list both in its uris: docs/hsm/README.md.`)
 }
 
 function stepLine({ record, now, pause }: Shown, name: string): string {

@@ -6,7 +6,7 @@ import type { Command } from 'commander'
 import { type Code, OperatorError } from '#alarms'
 import type { Pause, Rotated, RotationKind, StandbyKind, StepPhase } from '#lifecycle'
 import { printJson } from './agent-options.ts'
-import { asJson, historyScreen, printRotation, rotationScreen } from './rotate-screen.ts'
+import { asJson, historyScreen, placesOf, printRotation, rotationScreen } from './rotate-screen.ts'
 import { type InstallationOptions, installationOf } from './rotation.ts'
 
 /** What each kind is, for its line in the help. */
@@ -190,9 +190,10 @@ async function dryRunScreen(kind: RotationKind, facts: object, underWay: string 
   const { former, shard, certificate, ...rest } = factsSchema.parse(facts)
   const lines = [
     `Would rotate ${kind}: ${former.keys.map(({ name }) => name).join(', ')}`,
-    ...plannedKeys({ former, ...rest }).map(
-      ({ planned: { name, kind: of, token, idHex } }) => `  key ${name}, ${of}, on token ${token}, id\n    ${idHex}`,
-    ),
+    ...plannedKeys({ former, ...rest }).flatMap(({ planned }) => {
+      const { name, kind: of, token, idHex } = planned
+      return [`  key ${name}, ${of}, on token ${token}, id\n    ${idHex}`, ...placesOf(planned)]
+    }),
     ...(certificate === undefined
       ? []
       : [

@@ -34,9 +34,7 @@ export async function planAuthority(
   const roots = authority.rootsOf.map((path) => known(chainOfFile(path).at(-1), 'root'))
   const issuerKey = issuerHere(installation, roots)?.issuerKey
   const name = await nextFreeName(installation, key)
-  const signer = await withSide(installation, 'services', (admin) =>
-    plannedLike(admin, key, { name, side: 'services' }),
-  )
+  const signer = await plannedLike(installation, key, { name, side: 'services' })
   return {
     destroyOldKey: wishes.destroyOldKey ?? false,
     former: { keys: [{ name: key, side: 'services' }], item: item.id },

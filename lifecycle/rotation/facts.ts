@@ -19,6 +19,8 @@ const plannedKey = z.strictObject({
   idHex: z.string(),
   /** May be wrapped for a backup, as the key before it. */
   backup: z.boolean(),
+  /** Other tokens that the key before it lies on: this one gets there only if somebody copies it. */
+  formerAlsoOn: z.array(z.string()).optional(),
   made: z.strictObject({ uri: z.string(), spki: z.base64() }).optional(),
 })
 export type PlannedKey = z.infer<typeof plannedKey>

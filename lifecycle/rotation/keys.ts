@@ -17,8 +17,19 @@ export async function recordOf(admin: AdminAgent, name: string): Promise<KeyReco
   throw new OperatorError('rotation_impossible', `the agent has no key ${name}; name another agent with --agent`)
 }
 
-/** A key like `former`, on the same token and of the same kind, with an id that nothing has. */
+/** A key like `former`, on the same token (the first, if it lies on several) and of the same kind, with an id that nothing has. */
 export async function plannedLike(
+  installation: Installation,
+  former: string,
+  { name, side }: { readonly name: string; readonly side: KeySide },
+): Promise<PlannedKey> {
+  const planned = await withSide(installation, side, (admin) => planLike(admin, former, { name, side }))
+  const { uris = [] } = keysIn(reachOf(installation, side))[former] ?? {}
+  const others = uris.map(({ token }) => token).filter((token) => token !== planned.token)
+  return others.length === 0 ? planned : { ...planned, formerAlsoOn: others }
+}
+
+async function planLike(
   admin: AdminAgent,
   former: string,
   { name, side }: { readonly name: string; readonly side: KeySide },

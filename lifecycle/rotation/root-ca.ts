@@ -4,7 +4,6 @@
  * in the trust root for all that is below it.
  */
 import { encodePem } from '#x509'
-import { withSide } from './agent-file.ts'
 import { agentStep, itemOf, numbered, planAuthority, switchStep } from './authority.ts'
 import { certifyStep, chainIn, chainOfFile, issuerHere } from './certificates.ts'
 import { known } from './facts.ts'
@@ -34,7 +33,7 @@ export const rootCa: RotationPlan = {
     if (issuer === undefined) return { ...facts, certificate }
     const { issuerKey } = issuer
     const name = await nextFreeName(installation, issuerKey)
-    const root = await withSide(installation, 'root', (admin) => plannedLike(admin, issuerKey, { name, side: 'root' }))
+    const root = await plannedLike(installation, issuerKey, { name, side: 'root' })
     return {
       ...facts,
       former: { ...facts.former, keys: [...facts.former.keys, { name: issuerKey, side: 'root' }] },

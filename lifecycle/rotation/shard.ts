@@ -39,12 +39,12 @@ export async function planShard(
   const former = keyIn(reach, log.key)
   const item = await publishedItem(installation, new Uint8Array(Buffer.from(former.spki, 'base64')))
   const name = await nextFreeName(installation, log.name)
-  const keys = await withSide(installation, 'services', async (admin) => {
-    const signer = await plannedLike(admin, log.key, { name, side: 'services' })
-    if (former.witnessKey === undefined) return { signer }
-    const witness = await plannedLike(admin, former.witnessKey, { name: `${name}-witness`, side: 'services' })
-    return { signer, witness }
-  })
+  const signer = await plannedLike(installation, log.key, { name, side: 'services' })
+  const side = { name: `${name}-witness`, side: 'services' } as const
+  const keys =
+    former.witnessKey === undefined
+      ? { signer }
+      : { signer, witness: await plannedLike(installation, former.witnessKey, side) }
   const treeId = newTreeId()
   const witnessKeys = former.witnessKey === undefined ? [] : [former.witnessKey]
   return {

@@ -3,7 +3,6 @@
  * signed by it together, so that no client meets one without the other. Clients take the root before anything else: there
  * is nothing to wait for. Until then the former key signs, which is also what recovers from a fast-forward attack.
  */
-import { withSide } from './agent-file.ts'
 import { startingNow } from './authority.ts'
 import { known } from './facts.ts'
 import { keyStep, nextFreeName, plannedLike, retireStep, signerOf } from './keys.ts'
@@ -36,9 +35,7 @@ export const tufOnline: RotationPlan = {
       },
       start: startingNow(now),
       keys: {
-        signer: await withSide(installation, 'services', (admin) =>
-          plannedLike(admin, former, { name, side: 'services' }),
-        ),
+        signer: await plannedLike(installation, former, { name, side: 'services' }),
       },
     }
   },

@@ -5,7 +5,6 @@
  */
 import { OperatorError } from '#alarms'
 import { keyIdOf, type Roles } from '#trust-root'
-import { withSide } from './agent-file.ts'
 import { startingNow } from './authority.ts'
 import { type Facts, known } from './facts.ts'
 import { keyStep, nextFreeName, plannedLike, retireStep } from './keys.ts'
@@ -70,9 +69,7 @@ export const tufRoot: RotationPlan = {
         `the key of ${custodian.name} is not on a token here: make the next one there (chancery key gen), and bring its public half with --public-key`,
       )
     }
-    const signer = await withSide(installation, 'root', (admin) =>
-      plannedLike(admin, custodian.name, { name, side: 'root' }),
-    )
+    const signer = await plannedLike(installation, custodian.name, { name, side: 'root' })
     return { ...common, keys: { signer } }
   },
   steps: [

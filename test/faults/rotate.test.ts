@@ -129,6 +129,28 @@ function tooLong(screen: string): string[] {
   return screen.split('\n').filter((line) => line.replaceAll(dataDir, './data').length > 80)
 }
 
+test('says that a key of several tokens is made on one', async () => {
+  const file = join(dataDir, 'agent/online.yaml')
+  const before = readFileSync(file, 'utf8')
+  const document = parseDocument(before)
+  const [uri, token] = ['uri', 'token'].map((field) => document.getIn(['keys', 'tsa', field]))
+  for (const field of ['uri', 'token']) document.deleteIn(['keys', 'tsa', field])
+  const places = [
+    { token, uri },
+    { token: 'second', uri },
+  ]
+  document.setIn(['keys', 'tsa', 'uris'], document.createNode(places))
+  try {
+    // The running agent has not read it: only what the plan says is looked at.
+    writeFileSync(file, document.toString())
+    const { stdout } = succeeded(await rotate('tsa', '--dry-run'))
+    expect(stdout.replaceAll(/\s+/g, ' ')).toMatch(/on second too; tsa-\d is made on online alone/)
+    expect(tooLong(stdout)).toEqual([])
+  } finally {
+    writeFileSync(file, before)
+  }
+})
+
 test('waits out the caches of clients, says until when, and takes no second rotation meanwhile', async () => {
   expect(succeeded(await rotate('tsa', '--dry-run')).stdout).toContain('Nothing was done')
   const begun = await rotate('tsa')

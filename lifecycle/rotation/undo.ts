@@ -3,9 +3,11 @@ import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { PendingSummary } from '#trust-root'
+import { encodePem } from '#x509'
 import { dropKey, editAgentFile, keysIn, reachOf, reload, withSide } from './agent-file.ts'
-import { certificateFile } from './certificates.ts'
-import { type KeySide, plannedKeys } from './facts.ts'
+import { certificateFile, chainIn, chainOfFile } from './certificates.ts'
+import { type KeySide, known, plannedKeys } from './facts.ts'
+import { issuingCaOf } from './issuing-ca.ts'
 import { destroyIfThere } from './keys.ts'
 import { change, inventoryOf } from './publication.ts'
 import type { Pause, Rotation } from './rotation.ts'
@@ -34,6 +36,7 @@ export async function undo(rotation: Rotation, options: UndoOptions): Promise<Pa
   if (pause !== undefined) return pause
   onStep('forget')
   for (const side of ['services', 'root'] as const) await forget(rotation, side)
+  await refuseRoot(rotation)
   removeFiles(rotation)
   if (keepKeys) return undefined
   onStep('destroy')
@@ -76,6 +79,15 @@ async function forget({ installation, facts }: Rotation, side: KeySide): Promise
     for (const name of names) dropKey(document, name)
   })
   await withSide(installation, side, (admin) => reload(admin, []))
+}
+
+/** CT logs take no certificates any more below a root that was to come. */
+async function refuseRoot({ kind, installation, facts }: Rotation): Promise<void> {
+  if (kind !== 'root-ca' || facts.chain === undefined) return
+  const root = known(chainIn(facts.chain).at(-1), 'root')
+  // One that was asked for from an offline machine may have come below the root that is there.
+  const former = known(chainOfFile(issuingCaOf(installation).chain).at(-1), 'root')
+  if (Buffer.compare(root, former) !== 0) await installation.ask('ct-roots', { remove: encodePem('CERTIFICATE', root) })
 }
 
 /** Of this rotation's own making, and of no use to anybody. */

@@ -113,6 +113,19 @@ test('a CT log accepts another root, without a restart', async () => {
   expect(await ask('ct-roots', { add })).toEqual({ logs: ['ct', standbyOf(dataDir, 'ct-log').name] })
   expect(await ask('ct-roots', { add })).toEqual({ logs: [] })
   expect(await roots()).toBe(before + 1)
+
+  // That of the CA, alone or with another, or both at once: nothing is taken away.
+  const own =
+    chainPem(dataDir, standbyOf(dataDir, 'issuing-ca'))
+      .split(/(?=-----BEGIN)/)
+      .at(-1) ?? ''
+  for (const none of [own, `${add}${own}`])
+    expect(await codeOf(ask('ct-roots', { remove: none }))).toBe('switch_refused')
+  expect(await codeOf(ask('ct-roots', { add, remove: add }))).not.toBe('done')
+  expect(await roots()).toBe(before + 1)
+  expect(await ask('ct-roots', { remove: add })).toEqual({ logs: ['ct', standbyOf(dataDir, 'ct-log').name] })
+  expect(await ask('ct-roots', { remove: add })).toEqual({ logs: [] })
+  expect(await roots()).toBe(before)
 })
 
 test('every request of all that time was answered, by what signed before or by what signs now', async () => {

@@ -52,10 +52,10 @@ export class AcceptedRoots {
     return this.#certificates
   }
 
-  /** Takes chains to these (DER) too, from now on; those that are there already are passed over. Throws `X509Error`. */
-  add(roots: readonly Uint8Array[]): void {
-    const fresh = roots.filter((der) => !this.#certificates.some((known) => equal(known.der, der)))
-    this.#certificates = [...this.#certificates, ...fresh.map((der) => parseCertificate(der))]
+  /** Takes chains to these (DER) and no others from now on. Throws `X509Error`; RangeError for none. */
+  replace(roots: readonly Uint8Array[]): void {
+    this.#certificates = new AcceptedRoots(roots).certificates
+    this.#known.clear()
   }
 
   /** Whether a chain (DER, its root last) ends in one of them. */

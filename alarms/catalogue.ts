@@ -252,6 +252,11 @@ export const CATALOGUE = {
     title: 'A rotation is not proved by an old and a new signature',
   },
   rotation_unreadable: { exit: EXIT.failed, severity: 'refusal', title: 'The journal of rotations cannot be read' },
+  emergency_awaits_agent: {
+    exit: EXIT.approval,
+    severity: 'refusal',
+    title: "An emergency waits for the agent's operator",
+  },
   distrust_impossible: { exit: EXIT.policy, severity: 'refusal', title: 'An item cannot be distrusted like this' },
   rotation_stalled: { exit: EXIT.failed, severity: 'ticket', title: 'A rotation stands still' },
   // Status, doctor and alert rules

@@ -33,7 +33,7 @@ Logs:
 Tokens and keys:
   token     list tokens, make one, change its PIN, lift its latch
   key       list, make, destroy, back up and restore keys
-  agent     take over the copied state of an agent
+  agent     let an agent read its configuration again; take over a copied state
   rotate    change a key, step by step, with nothing that clients notice
   distrust  in an emergency: give up what a key signed
   ceremony  make roots and keys from a plan that a quorum of people approved

@@ -32,6 +32,7 @@ function configured({ config, dataDir, resolve: at }: LoadedConfig, agent: strin
     resolve: at,
     logs,
     agent: { dataDir, agent },
+    agentApart: !('spawn' in config.agent),
     ...(ca === undefined ? {} : { ca }),
     ...(timestamp === undefined ? {} : { timestamp }),
     ...(trustRoot === undefined ? {} : { trustRoot: { ...trustRoot, folder: at(trustRoot.folder) } }),

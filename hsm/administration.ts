@@ -220,8 +220,8 @@ export interface AdminAgent extends SigningAgent {
    * Reads the configuration again while requests run. New keys and tokens are there when it resolves (`faults` names those
    * that cannot be used), each new token with one login; those that stay are not logged in to again. Requests under way
    * with a key that is gone are answered first; a token that is gone is logged out. Sockets, state folder and module stay
-   * as they were (`needsRestart`). Rejects `refused` (`bad_configuration`, `key_changed`, `token_changed`) and leaves the
-   * old configuration in force.
+   * as they were (`needsRestart`); a token that could not be logged in to may be described anew. Rejects `refused`
+   * (`bad_configuration`, `key_changed`, `token_changed`) and leaves the old configuration in force.
    */
   reload(): Promise<Reloaded>
 }

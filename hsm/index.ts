@@ -11,4 +11,4 @@ export { MODULE_ENVIRONMENT, type ModuleSettings, type ModuleVariable } from './
 export { KEY_KINDS, KINDS_OF, isKeyKind } from './key-kinds.ts'
 export { type Confirmation, monotonicMs, STEP_TOLERANCE_MS, SteadyClock } from './clock.ts'
 export { CEREMONY_NAME, type CeremonyStatement, formatStatement, parseStatement } from './ceremony-statement.ts'
-export { formatKeyUri, parseKeyUri } from './pkcs11-uri.ts'
+export { formatKeyUri, parseKeyUri, parseTokenUri } from './pkcs11-uri.ts'

@@ -116,20 +116,31 @@ export class HsmModule {
 
   /**
    * Takes over the keys and tokens of another configuration beside those that there are, which go on signing. Resolves
-   * when each was connected to and looked for, or could not be. Throws `refused` where a name stands for something else
-   * now; nothing has changed then.
+   * when each was connected to and looked for, or could not be. A token that is not logged in to may be described anew: its
+   * PIN file was named wrongly. Throws `refused` where a name stands for something else now; nothing has changed then.
    */
   async extend(config: AgentConfig): Promise<void> {
-    for (const token of config.tokens.values()) {
-      if (this.#links.get(token.name)?.token.is(token) === false) {
-        throw new HsmError('refused', 'token_changed', `token ${token.name} is another one now: that needs a restart`)
-      }
+    const changed = [...config.tokens.values()].flatMap((token) => {
+      const link = this.#links.get(token.name)
+      return link?.token.is(token) === false ? [link] : []
+    })
+    const used = changed.find(({ token }) => token.loggedIn)
+    if (used !== undefined) {
+      throw new HsmError(
+        'refused',
+        'token_changed',
+        `token ${used.token.name} is another one now: that needs a restart`,
+      )
     }
     for (const { name, spkiDer } of config.keys.values()) {
       const former = this.#keys.get(name)
       // Whoever asked for it by this name would sign with the other key, under a certificate of this one.
       if (former === undefined || Buffer.from(former.config.spkiDer).equals(spkiDer) || !hasHandle(former)) continue
       throw new HsmError('refused', 'key_changed', `key ${name} is another one now: give it a name of its own`)
+    }
+    for (const link of changed) {
+      link.dropped = true
+      this.#links.delete(link.token.name)
     }
     const fresh = this.#takeOver(config)
     for (const link of fresh) this.#reconnect(link)

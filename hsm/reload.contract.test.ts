@@ -134,6 +134,20 @@ test('keys and tokens come and go under load: no request fails, each token is lo
   expect(await reasonOf(running.agent.timestamp({ ...timestampRequest(), key: 'tsa-3' }))).toBe('done')
 })
 
+test('a token whose PIN file was named wrongly is described anew, with no restart', async () => {
+  installation.configure({ tokens: { ...configured().tokens, standby: { ...STANDBY, pinFile: '../hsm/nowhere.pin' } } })
+  expect((await admin.reload()).faults).toEqual([
+    { name: 'token:standby', message: expect.stringContaining('nowhere') },
+  ])
+  installation.configure({ tokens: withStandby() })
+  expect((await admin.reload()).faults).toEqual([])
+  const far = await admin.generateKey({ token: 'standby', label: 'tsa-4', kind: 'P-256' })
+  installation.configure({ tokens: withStandby(), keys: { ...configured().keys, 'tsa-4': timestampKey(far) } })
+  await admin.reload()
+  expect(await reasonOf(running.agent.timestamp({ ...timestampRequest(), key: 'tsa-4' }))).toBe('done')
+  expect([await logins('online'), await logins('standby')]).toEqual([loginsAtStart, 1])
+})
+
 test('what arrived before a key was dropped is signed with it, and what comes after is not', async () => {
   const { tsa: _tsa, ...others } = configured().keys
   installation.configure({ keys: others })

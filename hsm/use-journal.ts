@@ -23,6 +23,7 @@ import {
 import { join } from 'node:path'
 import { formatCheckpoint, parseNote, witnessOrigin } from '#tlog'
 import { treeHeadSignatureInput } from '#x509'
+import { frozenLine } from './frozen-line.ts'
 import type { SignedTreeHead, SigningAgent, TreeHeadRequest } from './signing.ts'
 
 /** Digests of one key are in one file, 32 bytes each. */
@@ -135,9 +136,14 @@ export function recordUses(agent: SigningAgent, journal: UseJournal): SigningAge
     },
     treeHead: async (request) => {
       await noteHead(journal, request)
-      const signed = await agent.treeHead(request)
-      if (request.freeze === true) await noteFrozen(journal, request.key, signed)
-      return signed
+      try {
+        const signed = await agent.treeHead(request)
+        if (request.freeze === true) await noteFrozen(journal, request.key, signed)
+        return signed
+      } catch (error) {
+        if (request.freeze === true) await noteUnsigned(journal, agent, request)
+        throw error
+      }
     },
   }
   return new Proxy(agent, {
@@ -152,14 +158,32 @@ export function recordUses(agent: SigningAgent, journal: UseJournal): SigningAge
 
 /** Which of the two forms is signed is the agent's configuration; noting a digest of the other one excuses nothing. */
 async function noteHead(journal: UseJournal, request: TreeHeadRequest): Promise<void> {
-  const { key, origin, size, rootHash, timestampMs, witnessed = false } = request
+  const { key, size, rootHash, timestampMs } = request
+  await Promise.all([
+    noteCheckpoint(journal, request, []),
+    journal.note(key, treeHeadSignatureInput(size, timestampMs, rootHash)),
+  ])
+}
+
+async function noteCheckpoint(
+  journal: UseJournal,
+  { key, origin, size, rootHash, witnessed = false }: TreeHeadRequest,
+  extensions: readonly string[],
+): Promise<void> {
   const body = (name: string) =>
-    new TextEncoder().encode(formatCheckpoint({ origin: name, size, rootHash, extensions: [] }))
+    new TextEncoder().encode(formatCheckpoint({ origin: name, size, rootHash, extensions }))
   await Promise.all([
     journal.note(key, body(origin)),
-    journal.note(key, treeHeadSignatureInput(size, timestampMs, rootHash)),
     ...(witnessed ? [journal.note(`${key}${WITNESS_SUFFIX}`, body(witnessOrigin(origin)))] : []),
   ])
+}
+
+/** Accounted for and never signed, as with a key that is lost: the agent's guard knows when the log was frozen. */
+async function noteUnsigned(journal: UseJournal, agent: SigningAgent, request: TreeHeadRequest): Promise<void> {
+  const { key, origin } = request
+  // Whoever waits for the signature is told why there is none, not why this could not be asked.
+  const { frozenAtMs } = await agent.guardedHead({ key, origin }).catch(() => ({ frozenAtMs: undefined }))
+  if (frozenAtMs !== undefined) await noteCheckpoint(journal, request, [frozenLine(frozenAtMs)])
 }
 
 /** The last head of a log says when it was frozen, which the agent decides. */

@@ -3,13 +3,13 @@
  * started for the moment. Never a second agent beside a running one: the state folder's lock sees to that, and here it is
  * told in words.
  */
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { connect } from 'node:net'
 import { dirname, join, resolve } from 'node:path'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { CATALOGUE, type Code, OperatorError } from '#alarms'
-import { type AdminAgent, connectAdminAgent, HsmError, spawnAgent } from '#hsm'
+import { type AdminAgent, connectAdminAgent, HsmError, type Reloaded, spawnAgent } from '#hsm'
 
 /** Which agent is meant. */
 export interface AgentReach {
@@ -107,6 +107,43 @@ export async function withAdminAgent<T>(reach: AgentReach, use: (admin: AdminAge
   }
 }
 
+/**
+ * Why this user cannot change an agent's configuration and have it read again, or undefined: the file or the admin socket
+ * is another user's, as in production, or not on this machine.
+ */
+export function whyNotOurs(reach: AgentReach): string | undefined {
+  if (reach.agent.endsWith('.sock')) return `${reach.agent} is a socket, and its configuration is not named`
+  try {
+    const { path, adminSocket } = readAgentFile(reach)
+    accessSync(path, constants.R_OK | constants.W_OK)
+    // It is replaced, not written over.
+    accessSync(dirname(path), constants.W_OK)
+    if (adminSocket === undefined || !existsSync(adminSocket) || !isOfAnother(adminSocket)) return undefined
+    return `${adminSocket} is another user's`
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error)
+  }
+}
+
+/** A running agent reads its configuration again; what it cannot use is told. Rejects `agent_away` where none runs, and what it refuses. */
+export async function reloadAgent(reach: AgentReach): Promise<Reloaded> {
+  const file = reach.agent.endsWith('.sock') ? undefined : readAgentFile(reach)
+  const socket = file === undefined ? resolve(reach.agent) : file.adminSocket
+  if (socket === undefined) {
+    throw new OperatorError('agent_not_administrable', `${file?.path ?? reach.agent} has no sockets.admin`)
+  }
+  // None is started for the moment: it would read what the one that serves does not.
+  if (!(await listens(socket))) throw new OperatorError('agent_away', `no agent listens on ${socket}`)
+  const opened = await dialled(socket, DEADLINE_MS)
+  try {
+    return await opened.admin.reload()
+  } catch (error) {
+    throw operatorError(error)
+  } finally {
+    await opened.close()
+  }
+}
+
 /** The same failure with the catalogue's code where its reason is one; else as it is. */
 export function operatorError(error: unknown): unknown {
   if (!(error instanceof HsmError)) return error
@@ -138,6 +175,7 @@ async function open(reach: AgentReach): Promise<Opened> {
 }
 
 async function dialled(socketPath: string, deadlineMs: number): Promise<Opened> {
+  if (isOfAnother(socketPath)) throw notAllowed(socketPath)
   const admin = await connectAdminAgent({ socketPath }, { deadlineMs })
   return { admin, close: () => admin.close() }
 }
@@ -194,9 +232,18 @@ async function listens(path: string): Promise<boolean> {
     socket.once('error', done)
   })
   if (failure?.code === 'EACCES' || failure?.code === 'EPERM') {
-    throw new OperatorError('agent_not_allowed', `${path} is another user's; run the command as that user`)
+    throw notAllowed(path)
   }
   return failure === undefined
+}
+
+function notAllowed(path: string): OperatorError {
+  return new OperatorError('agent_not_allowed', `${path} is another user's; run the command as that user`)
+}
+
+/** An agent makes its socket, so the owner is its user; it takes no administration from another one, root neither. */
+function isOfAnother(socketPath: string): boolean {
+  return statSync(socketPath, { throwIfNoEntry: false })?.uid !== process.getuid?.()
 }
 
 /** Of what the agent said before it ended: `AgentStateError` reaches us as words. */

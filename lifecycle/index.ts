@@ -17,7 +17,9 @@ export {
   type EmergencyOptions,
   isEmergencyUnderWay,
   planEmergency,
+  type PlannedEmergency,
 } from './standby.ts'
+export { awaitsAgent } from './standby-by-hand.ts'
 export { settlement } from './standby-settle.ts'
 export {
   ITEM_KINDS,
@@ -31,7 +33,16 @@ export {
 } from './standby-plan.ts'
 export { replaceDurably } from './durable-file.ts'
 export { adoptAgentState } from './adopt-state.ts'
-export { agentNames, type AgentFile, type AgentReach, operatorError, readAgentFile, withAdminAgent } from './agents.ts'
+export {
+  agentNames,
+  type AgentFile,
+  type AgentReach,
+  operatorError,
+  readAgentFile,
+  reloadAgent,
+  whyNotOurs,
+  withAdminAgent,
+} from './agents.ts'
 export {
   backupKeys,
   formatKeyBackup,

@@ -5,55 +5,34 @@
  *
  *     plan ─ agent ─ switch ─ record ─ retire ─ prove
  *
- * Nothing is asked of the former key: it may be gone with its token.
+ * Nothing is asked of the former key: it may be gone with its token. Where the serving agent is another user's, its
+ * operator does what is to be done there (`standby-by-hand.ts`).
  */
-import { dirname, join, relative, resolve } from 'node:path'
+import { join } from 'node:path'
 import { existsSync, readFileSync } from 'node:fs'
-import { setTimeout as delay } from 'node:timers/promises'
-import { type Document, parseDocument } from 'yaml'
 import { z } from 'zod'
 import { OperatorError } from '#alarms'
-import { type AdminAgent, HsmError } from '#hsm'
-import { witnessOrigin } from '#tlog'
 import type { LogKind } from '#transparency-log'
 import type { TrustItem } from '#trust-root'
-import { type AgentReach, readAgentFile } from './agents.ts'
+import { readAgentFile } from './agents.ts'
 import { Journal } from './journal.ts'
 import { isFreePort } from './ports.ts'
-import { dropKey, editAgentFile, keyIn, keysIn, putKey, reachOf, reload, withSide } from './rotation/agent-file.ts'
+import { dropKey, editAgentFile, keyIn, keysIn, reachOf } from './rotation/agent-file.ts'
 import { chainOfFile } from './rotation/certificates.ts'
-import { itemOfDer } from './rotation/publication.ts'
+import { inventoryOf, itemOfDer } from './rotation/publication.ts'
 import type { Installation, StepPhase } from './rotation/rotation.ts'
 import { activeLog, addressOf } from './rotation/shard.ts'
+import { configureAgent, dropFormer, leaveFormerLog, missing, planOf, standbyReach } from './standby-agent.ts'
+import { type AgentWork, requireInAgent, servedKeys, whyByHand, workAfter, workBefore } from './standby-by-hand.ts'
+import { type EmergencyFacts, emergencyFacts } from './standby-facts.ts'
 import {
-  readStandbyPlan,
-  type StandbyAuthority,
+  ITEM_KINDS,
   type StandbyKind,
   type StandbyLog,
   type StandbyMember,
-  standbyMember,
   type StandbyPlan,
   writeStandbyPlan,
 } from './standby-plan.ts'
-
-/** What an emergency knows and has made, as the journal keeps it. */
-const factsSchema = z.strictObject({
-  emergency: z.literal(true),
-  member: standbyMember,
-  /** Item and key as a rotation's journal has them. */
-  item: z.string(),
-  keys: z.strictObject({ signer: z.strictObject({ name: z.string() }) }),
-  /** Whose place it takes: item of the trust root, name of the log or key, and its keys in the serving agent, the signing one first. */
-  former: z.strictObject({
-    item: z.string(),
-    name: z.string(),
-    keys: z.array(z.strictObject({ name: z.string() })).min(1),
-    /** Fields of the log, as they were configured. */
-    log: z.looseObject({ name: z.string() }).optional(),
-  }),
-  switchedAt: z.iso.datetime().optional(),
-})
-type Facts = z.infer<typeof factsSchema>
 
 export interface EmergencyOptions {
   readonly installation: Installation
@@ -70,6 +49,8 @@ export interface Emergency {
   readonly switchedAt: string
   /** Why no signature through all parts of the server could be verified, or empty: another key may be lost as well. */
   readonly unproven: string
+  /** What its operator still has to do to an agent that is not ours to change; empty where that was done here. */
+  readonly leftByHand: readonly string[]
 }
 
 const LOG_KINDS = { 'ct-log': 'ct', 'rekor-v1': 'rekor-v1', 'rekor-v2': 'rekor-v2' } as const satisfies Readonly<
@@ -77,16 +58,16 @@ const LOG_KINDS = { 'ct-log': 'ct', 'rekor-v1': 'rekor-v1', 'rekor-v2': 'rekor-v
 >
 
 /**
- * Puts what stands by for `kind` into service, or goes on with that. Rejects `standby_missing`, `rotation_impossible`, and
- * what server or agent refused.
+ * Puts what stands by for `kind` into service, or goes on with that. Rejects `standby_missing`, `rotation_impossible`,
+ * `emergency_awaits_agent` with nothing done, and what server or agent refused.
  */
 export async function bringIntoService(kind: StandbyKind, options: EmergencyOptions): Promise<Emergency> {
   const { installation, now = () => new Date(), onStep = () => undefined } = options
   const journal = new Journal(installation.dataDir, now, journalOf(kind))
   try {
-    if (journal.current === undefined) journal.begin(kind, await planned(kind, installation))
-    const facts = () => factsSchema.parse(journal.current?.facts)
-    const keep = (changes: Partial<Facts>) => void journal.keep(changes)
+    if (journal.current === undefined) journal.begin(kind, await ready(kind, installation))
+    const facts = () => emergencyFacts.parse(journal.current?.facts)
+    const keep = (changes: Partial<EmergencyFacts>) => void journal.keep(changes)
     const step = async (name: string, run: () => Promise<void>) => {
       if (!journal.start(name)) return
       onStep(name, 'begun')
@@ -95,7 +76,10 @@ export async function bringIntoService(kind: StandbyKind, options: EmergencyOpti
       journal.finish(name)
       onStep(name, 'noted')
     }
-    await step('agent', async () => await configureAgent(installation, facts()))
+    await step('agent', async () => {
+      if (whyByHand(installation) === undefined) await configureAgent(installation, facts())
+      else await requireInAgent(installation, facts())
+    })
     await step('switch', async () => {
       await switchTo(installation, facts())
       keep({ switchedAt: facts().switchedAt ?? now().toISOString() })
@@ -105,9 +89,10 @@ export async function bringIntoService(kind: StandbyKind, options: EmergencyOpti
     const { member, former, switchedAt = '' } = facts()
     onStep('prove', 'begun')
     const unproven = await proof(installation, member)
+    const leftByHand = await workAfter(installation, { member, former })
     journal.end('done')
     const { item, name } = former
-    return { kind, name: member.name, former: { item, name }, switchedAt, unproven }
+    return { kind, name: member.name, former: { item, name }, switchedAt, unproven, leftByHand }
   } finally {
     journal.close()
   }
@@ -122,23 +107,40 @@ function journalOf(kind: StandbyKind): string {
   return `emergency-${kind}`
 }
 
-/** What would take whose place. Throws `standby_missing`, and `rotation_impossible` where the agent could not open its token. */
-export async function planEmergency(
-  kind: StandbyKind,
-  installation: Installation,
-): Promise<{ readonly name: string; readonly former: { readonly item: string; readonly name: string } }> {
-  const { member, former } = await planned(kind, installation)
-  return { name: member.name, former: { item: former.item, name: former.name } }
+/** What would take whose place, and what somebody else has to do to the agent before. */
+export interface PlannedEmergency {
+  readonly name: string
+  readonly former: { readonly item: string; readonly name: string }
+  readonly work?: AgentWork
 }
 
-async function planned(kind: StandbyKind, installation: Installation): Promise<Facts> {
+/** Throws `standby_missing`, and `rotation_impossible` where the agent could not open its token. */
+export async function planEmergency(kind: StandbyKind, installation: Installation): Promise<PlannedEmergency> {
+  const { member, former } = await planned(kind, installation)
+  const work = await workBefore(installation, { member, former })
+  return {
+    name: member.name,
+    former: { item: former.item, name: former.name },
+    ...(work === undefined ? {} : { work }),
+  }
+}
+
+/** Nothing is begun that somebody else has to make possible first. */
+async function ready(kind: StandbyKind, installation: Installation): Promise<EmergencyFacts> {
+  const facts = await planned(kind, installation)
+  await requireInAgent(installation, facts)
+  return facts
+}
+
+async function planned(kind: StandbyKind, installation: Installation): Promise<EmergencyFacts> {
   const plan = planOf(installation.dataDir)
   const member = plan.members.find((each) => each.kind === kind)
   if (member === undefined) throw missing(`nothing stands by for ${kind}`)
-  requireSameModule(installation, plan)
+  const isOurs = whyByHand(installation) === undefined
+  if (isOurs) requireSameModule(installation, plan)
   const { key, name, log } = formerOf(installation, member)
-  const entry = keyIn(reachOf(installation, 'services'), key)
-  const item = await formerItem(installation, member, entry.spki)
+  const witness = isOurs ? keyIn(reachOf(installation, 'services'), key).witnessKey : await witnessOf(installation, key)
+  const item = await formerItem(installation, member, log)
   return {
     emergency: true,
     member: log === undefined ? member : await withAddress(member, log),
@@ -147,23 +149,15 @@ async function planned(kind: StandbyKind, installation: Installation): Promise<F
     former: {
       item: item.id,
       name,
-      keys: [{ name: key }, ...(entry.witnessKey === undefined ? [] : [{ name: entry.witnessKey }])],
+      keys: [{ name: key }, ...(witness === undefined ? [] : [{ name: witness }])],
       ...(log === undefined ? {} : { log }),
     },
   }
 }
 
-function planOf(dataDir: string): StandbyPlan {
-  const plan = readStandbyPlan(dataDir)
-  if (plan === undefined) throw missing('this installation is older than standby keys')
-  return plan
-}
-
-function missing(what: string): OperatorError {
-  return new OperatorError(
-    'standby_missing',
-    `${what}: a new key must be published first, which chancery rotate does; afterwards: chancery rotate standby`,
-  )
+/** By the name that the keys of witnesses have, where the agent's file is not ours to read. */
+async function witnessOf(installation: Installation, key: string): Promise<string | undefined> {
+  return (await servedKeys(installation)).keys.map(({ name }) => name).find((name) => name === `${key}-witness`)
 }
 
 /** One agent loads one module: it could not open a token of another one. */
@@ -175,10 +169,6 @@ function requireSameModule(installation: Installation, { agent }: StandbyPlan): 
     'rotation_impossible',
     `the standby token is reached through ${standby.modulePath}, and the serving agent has loaded ${serving.modulePath}`,
   )
-}
-
-function standbyReach({ dataDir }: Pick<Installation, 'dataDir'>, agent: string): AgentReach {
-  return { dataDir, agent: resolve(dataDir, agent) }
 }
 
 interface Former {
@@ -199,10 +189,18 @@ function formerOf(installation: Installation, { kind }: StandbyMember): Former {
   return { key: log.key, name: log.name, log }
 }
 
-async function formerItem(installation: Installation, member: StandbyMember, spki: string): Promise<TrustItem> {
+async function formerItem(installation: Installation, member: StandbyMember, log: Former['log']): Promise<TrustItem> {
+  if (log !== undefined) {
+    // The agent is not asked: it may not be ours to ask.
+    const { items } = await inventoryOf(installation)
+    const ofLog = items.find(
+      ({ kind, origin, state }) => kind === ITEM_KINDS[member.kind] && origin === log.origin && state !== 'revoked',
+    )
+    return await itemOfDer(installation, ofLog?.der[0] ?? new Uint8Array())
+  }
   const { ca, timestamp, resolve: at } = installation
-  const chain = member.kind === 'issuing-ca' ? ca?.chain : member.kind === 'tsa' ? timestamp?.chain : undefined
-  const der = chain === undefined ? Buffer.from(spki, 'base64') : chainOfFile(at(chain))[0]
+  const chain = member.kind === 'issuing-ca' ? ca?.chain : timestamp?.chain
+  const der = chain === undefined ? undefined : chainOfFile(at(chain))[0]
   return await itemOfDer(installation, new Uint8Array(der ?? []))
 }
 
@@ -217,108 +215,8 @@ async function withAddress(member: StandbyMember, log: NonNullable<Former['log']
   return { ...member, ...(await addressOf(log, {}, member.name)) }
 }
 
-/** The serving agent opens the standby token too, and has its keys with the options of those whose place they take. */
-async function configureAgent(installation: Installation, { member, former }: Facts): Promise<void> {
-  const plan = planOf(installation.dataDir)
-  const reach = reachOf(installation, 'services')
-  const formerKey = signerOf(former)
-  const standby = documentOf(standbyReach(installation, plan.agent))
-  editAgentFile(reach, (document) => {
-    const token = putToken(document, { standby, name: member.key.token, reach, installation, plan })
-    const { uris: _uris, curve: _curve, witnessKey: _witness, ...options } = keyIn(reach, formerKey)
-    const own = { ...member.key, token }
-    if (!('origin' in member)) {
-      const certificate =
-        'issuerCertificate' in options ? { issuerCertificate: fromAgent(reach, installation, member) } : {}
-      putKey(document, member.name, { ...options, ...own, ...certificate }, formerKey)
-      return
-    }
-    const witness = member.witnessKey === undefined ? {} : { witnessKey: `${member.name}-witness` }
-    putKey(document, member.name, { ...options, ...own, origin: member.origin, ...witness }, formerKey)
-    if (member.witnessKey !== undefined) {
-      const entry = { ...member.witnessKey, token, purposes: ['witnessHead'], origin: witnessOrigin(member.origin) }
-      putKey(document, `${member.name}-witness`, entry, former.keys[1]?.name)
-    }
-    // Until the CA has gone over, certificates carry the promise of either log.
-    if (member.kind === 'ct-log')
-      setCtKeys(document, (logs) => [...logs.filter((log) => log !== member.name), member.name], formerKey)
-  })
-  const names = [member.name, ...('origin' in member && member.witnessKey ? [`${member.name}-witness`] : [])]
-  await withSide(installation, 'services', async (admin) => await untilUsable(admin, names))
-}
-
-/** A module may see a token that is younger than its start only when it is initialised again, which the agent sees to. */
-const TOKEN_PATIENCE_MS = 20_000
-
-async function untilUsable(admin: AdminAgent, names: readonly string[]): Promise<void> {
-  const untilMs = performance.now() + TOKEN_PATIENCE_MS
-  for (;;) {
-    try {
-      return await reload(admin, names)
-    } catch (error) {
-      const mayCome = error instanceof HsmError && error.reason === 'key_unusable'
-      if (!mayCome || performance.now() > untilMs) throw error
-      await delay(250)
-    }
-  }
-}
-
-/** Copies the token's entry from the standby's agent file; returns its name in the serving one. */
-function putToken(
-  document: Document,
-  {
-    standby,
-    name,
-    reach,
-    installation,
-    plan,
-  }: {
-    readonly standby: Document
-    readonly name: string
-    readonly reach: AgentReach
-    readonly installation: Installation
-    readonly plan: StandbyPlan
-  },
-): string {
-  const { tokens = {} } = standby.toJS() as { tokens?: Readonly<Record<string, TokenEntry>> } // its agent reads it strictly
-  const entry = tokens[name]
-  if (entry === undefined) throw missing(`${plan.agent} has no token ${name}`)
-  const serving = readAgentFile(reach)
-  const known = Object.entries(serving.tokens).find(([, { uri }]) => uri === entry.uri)
-  if (known !== undefined) return known[0]
-  const from = dirname(readAgentFile(standbyReach(installation, plan.agent)).path)
-  // A credential of systemd has a name and no path; the module reads one configuration for all tokens.
-  const pinFile = entry.pinFile.startsWith('credential:') ? entry.pinFile : resolve(from, entry.pinFile)
-  const conf = serving.softhsmConfText ?? entry.softhsmConf
-  const free = name in serving.tokens ? `${name}-2` : name
-  const copied = { ...entry, pinFile, ...(conf === undefined ? {} : { softhsmConf: conf }) }
-  document.setIn(['tokens', free], document.createNode(copied))
-  return free
-}
-
-interface TokenEntry {
-  readonly uri: string
-  readonly pinFile: string
-  readonly softhsmConf?: string
-}
-
-function fromAgent(reach: AgentReach, { dataDir }: Installation, { certificate }: StandbyAuthority): string {
-  return relative(dirname(readAgentFile(reach).path), join(dataDir, certificate))
-}
-
-/** The CT logs of every key that names `former` among them. */
-function setCtKeys(document: Document, change: (logs: readonly string[]) => readonly string[], former: string): void {
-  const { keys = {} } = document.toJS() as { keys?: Readonly<Record<string, { ctKey?: string | readonly string[] }>> }
-  for (const [name, { ctKey }] of Object.entries(keys)) {
-    const logs = [ctKey ?? []].flat()
-    if (!logs.includes(former)) continue
-    const changed = change(logs)
-    document.setIn(['keys', name, 'ctKey'], changed.length === 1 ? changed[0] : document.createNode(changed))
-  }
-}
-
 /** The server signs with it from now on. */
-async function switchTo(installation: Installation, { member, former }: Facts): Promise<void> {
+async function switchTo(installation: Installation, { member, former }: EmergencyFacts): Promise<void> {
   const { ask } = installation
   if (!('origin' in member)) {
     const verb = member.kind === 'tsa' ? 'tsa-switch' : 'ca-switch'
@@ -338,17 +236,12 @@ async function switchTo(installation: Installation, { member, former }: Facts): 
     ...('treeId' in member ? { treeId: member.treeId } : {}),
   }
   await ask('log-switch', { name: former.name, successor: { ...rest, ...own }, emergency: true })
-  if (member.kind === 'ct-log') {
-    // What the lost key promises is good for no certificate any more.
-    editAgentFile(reachOf(installation, 'services'), (document) =>
-      setCtKeys(document, (logs) => logs.filter((log) => log !== signerOf(former)), signerOf(former)),
-    )
-    await withSide(installation, 'services', async (admin) => await reload(admin, []))
-  }
+  // What the lost key promises is good for no certificate any more.
+  if (member.kind === 'ct-log' && whyByHand(installation) === undefined) await leaveFormerLog(installation, former)
 }
 
 /** It stands by no more: its keys leave the standby's agent, which has another memory of what they signed. */
-async function record(installation: Installation, { member, former, switchedAt = '' }: Facts): Promise<void> {
+async function record(installation: Installation, { member, former, switchedAt = '' }: EmergencyFacts): Promise<void> {
   const { dataDir } = installation
   const plan = planOf(dataDir)
   const reach = standbyReach(installation, plan.agent)
@@ -366,18 +259,9 @@ async function record(installation: Installation, { member, former, switchedAt =
 }
 
 /** The serving agent knows a lost key no more. What it logged is read by its public half, which the server keeps. */
-async function retire(installation: Installation, { member, former }: Facts): Promise<void> {
+async function retire(installation: Installation, { member, former }: EmergencyFacts): Promise<void> {
   if ('origin' in member) await installation.ask('log-retire', { name: former.name })
-  editAgentFile(reachOf(installation, 'services'), (document) => {
-    for (const { name } of former.keys) dropKey(document, name)
-  })
-  await withSide(installation, 'services', async (admin) => await reload(admin, []))
-}
-
-function signerOf({ keys }: Facts['former']): string {
-  const [signer] = keys
-  if (signer === undefined) throw new TypeError('the journal has no former key')
-  return signer.name
+  if (whyByHand(installation) === undefined) await dropFormer(installation, former)
 }
 
 const canary = z.object({ new: z.object({ bundles: z.array(z.object({ signedBy: z.array(z.string()) })) }) })
@@ -391,8 +275,4 @@ async function proof({ ask }: Installation, { name }: StandbyMember): Promise<st
   } catch (error) {
     return error instanceof Error ? error.message : 'the canary failed'
   }
-}
-
-function documentOf(reach: AgentReach): Document {
-  return parseDocument(readFileSync(readAgentFile(reach).path, 'utf8'))
 }

@@ -17,6 +17,7 @@ import {
 } from '#tlog'
 import { treeHeadSignatureInput } from '#x509'
 import type { Guard } from '../agent-state.ts'
+import { frozenLine } from '../frozen-line.ts'
 import { HsmError, type GuardedHead } from '../signing.ts'
 import { checkLogTime, equal, refuse, type Check, type CheckContext, type Fields, type Statement } from './purpose.ts'
 
@@ -223,12 +224,6 @@ function statementOf(
       return { note: both ?? note, signature, witnessNote: both ?? formatNote(witnessBody, [line]), ...frozen }
     },
   }
-}
-
-/** The last line of a frozen log's last checkpoint (rekor-tiles, cmd/freeze-checkpoint); Go's time.UnixDate, in UTC. */
-function frozenLine(atMs: number): string {
-  const [day = '', date = '', month = '', year = '', time = ''] = new Date(atMs).toUTCString().split(/,? /)
-  return `Log frozen — ${day} ${month} ${String(Number(date)).padStart(2)} ${time} UTC ${year}`
 }
 
 function hex(bytes: Uint8Array): string {

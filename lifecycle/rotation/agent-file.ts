@@ -51,7 +51,8 @@ export function editAgentFile(reach: AgentReach, edit: (document: Document) => v
   const before = document.toString({ lineWidth: 120 })
   edit(document)
   const after = document.toString({ lineWidth: 120 })
-  if (after !== before) replaceDurably(readAgentFile(reach).path, after)
+  // Its agent may be another user, who must be able to read it as before.
+  if (after !== before) replaceDurably(readAgentFile(reach).path, after, { sameReaders: true })
 }
 
 /** Puts a key in; an earlier entry of the name is replaced. Sockets that are for the former key are for it, too. */

@@ -25,6 +25,8 @@ export interface Installation {
   readonly domain: string
   /** Of the keys that services sign with. */
   readonly agent: AgentReach
+  /** That agent was not started by the server: it may be another user's. */
+  readonly agentApart?: boolean
   /** Of the root token, where it is at hand; elsewhere certificates are asked for by file. */
   readonly rootAgent?: AgentReach
   readonly ca?: { readonly key: string; readonly chain: string; readonly ctLog: string }

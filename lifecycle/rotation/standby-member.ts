@@ -204,9 +204,7 @@ export function isOfKey(pem: string, { keys }: MemberFacts): boolean {
 export function madeMember({ kind, item, url, keys, shard }: MemberFacts): StandbyMember {
   const { signer, witness } = keys
   if (kind === 'issuing-ca' || kind === 'tsa') {
-    const folder = folderOf(kind)
-    const files = { certificate: `${folder}/${item}.pem`, chain: `${folder}/${item}-chain.pem` }
-    return { kind, name: item, url, key: entryOf(signer), ...files }
+    return { kind, name: item, url, key: entryOf(signer), ...authorityFiles({ kind, item }) }
   }
   const { treeId = '', name, origin, listen, database } = known(shard, 'shard')
   const witnessed = witness === undefined ? {} : { witnessKey: entryOf(witness) }
@@ -214,6 +212,11 @@ export function madeMember({ kind, item, url, keys, shard }: MemberFacts): Stand
   return kind === 'rekor-v1' ? { kind, ...log, treeId } : { kind, ...log }
 }
 
-export function folderOf(kind: StandbyKind): 'ca' | 'timestamp' {
-  return kind === 'tsa' ? 'timestamp' : 'ca'
+/** Where the certificate of an authority and its chain are, below the data folder. */
+export function authorityFiles({ kind, item }: Pick<MemberFacts, 'kind' | 'item'>): {
+  readonly certificate: string
+  readonly chain: string
+} {
+  const folder = kind === 'tsa' ? 'timestamp' : 'ca'
+  return { certificate: `${folder}/${item}.pem`, chain: `${folder}/${item}-chain.pem` }
 }

@@ -28,7 +28,7 @@ import { entryOf, keyStep, signerOf } from './keys.ts'
 import { change } from './publication.ts'
 import type { Installation, Pause, Rotation, RotationPlan, Step } from './rotation.ts'
 import {
-  folderOf,
+  authorityFiles,
   formerOf,
   isOfKey,
   isServed,
@@ -192,12 +192,12 @@ function configure({ installation }: Rotation, rotation: Rotation): void {
 /** Certificate and chain where the plan says that they are; the path of the first, absolute. */
 function writeCertificates(rotation: Rotation): string {
   const { installation, facts } = rotation
-  const { kind, item } = memberOf(rotation)
+  const files = authorityFiles(memberOf(rotation))
   const chain = chainIn(known(facts.chain, 'chain'))
-  const at = (suffix: string) => join(installation.dataDir, folderOf(kind), `${item}${suffix}.pem`)
-  replaceDurably(at(''), encodeChain(chain.slice(0, 1)))
-  replaceDurably(at('-chain'), encodeChain(chain))
-  return at('')
+  const certificate = join(installation.dataDir, files.certificate)
+  replaceDurably(certificate, encodeChain(chain.slice(0, 1)))
+  replaceDurably(join(installation.dataDir, files.chain), encodeChain(chain))
+  return certificate
 }
 
 const publishSetStep: Step = {

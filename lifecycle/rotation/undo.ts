@@ -6,12 +6,12 @@ import type { PendingSummary } from '#trust-root'
 import { encodePem } from '#x509'
 import { dropKey, editAgentFile, keysIn, reachOf, reload, withSide } from './agent-file.ts'
 import { certificateFile, chainIn, chainOfFile } from './certificates.ts'
-import { type KeySide, known, plannedKeys } from './facts.ts'
+import { type Facts, type KeySide, known, plannedKeys } from './facts.ts'
 import { issuingCaOf } from './issuing-ca.ts'
 import { destroyIfThere } from './keys.ts'
 import { change, inventoryOf } from './publication.ts'
 import type { Pause, Rotation } from './rotation.ts'
-import { memberRotation } from './standby-member.ts'
+import { authorityFiles, memberRotation } from './standby-member.ts'
 
 export interface UndoOptions {
   /** The new keys stay on their tokens, in no configuration. */
@@ -90,9 +90,17 @@ async function refuseRoot({ kind, installation, facts }: Rotation): Promise<void
   if (Buffer.compare(root, former) !== 0) await installation.ask('ct-roots', { remove: encodePem('CERTIFICATE', root) })
 }
 
+/** Certificate and chain of what was to stand by. */
+function memberFiles({ standby, item }: Facts): string[] {
+  const member = standby?.members.find((each) => each.item === item)
+  if (member?.certificate === undefined) return []
+  const { certificate, chain } = authorityFiles(member)
+  return [certificate, chain]
+}
+
 /** Of this rotation's own making, and of no use to anybody. */
 function removeFiles({ installation, facts }: Rotation): void {
-  const files = plannedKeys(facts).map(({ planned }) => certificateFile(planned.name))
+  const files = [...plannedKeys(facts).map(({ planned }) => certificateFile(planned.name)), ...memberFiles(facts)]
   for (const file of [...files, ...(facts.requestFile === undefined ? [] : [facts.requestFile])]) {
     const path = join(installation.dataDir, file)
     if (existsSync(path)) rmSync(path)

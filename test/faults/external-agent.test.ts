@@ -2,34 +2,21 @@
  * The whole stack with its agent as production has it: another user, without a network, reached through a socket for each
  * role; the server's folder has neither PIN nor agent configuration. The agent is killed and started again meanwhile.
  */
-import {
-  chmodSync,
-  chownSync,
-  cpSync,
-  lstatSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, chownSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { parse, stringify } from 'yaml'
 import { type ExternalAgent, type OtherUser, outputAs, startExternal } from '../../hsm/external-agent.fixture.ts'
 import { certificateRequest, requestOf, timestampRequest } from '../crash/requests.ts'
 import { succeeded } from '../e2e/run.ts'
 import { initialise, runChancery, serve, type Stack } from '../e2e/stack.ts'
+import { moveAgentOut } from './moved-agent.ts'
 
 const EMAIL = 'apart@example.test'
 const AGENT: OtherUser = { uid: 64_010, gid: 64_010, groups: [] }
 /** Certificates a minute: more than the first tests want. */
 const CAP = 10
-const ROLES = ['ca', 'log', 'timestamp', 'trust', 'audit'] as const
 
 const scratch = mkdtempSync(join(tmpdir(), 'chancery-apart-'))
 const dataDir = join(scratch, 'data')
@@ -44,7 +31,8 @@ beforeAll(async () => {
   if (process.getuid?.() !== 0)
     throw new Error('this test acts as several users, which takes root: sudo -E scripts/test faults')
   await initialise(dataDir)
-  moveAgentOut()
+  moveAgentOut(dataDir, home, { owner: AGENT, certificatesPerMinute: CAP })
+  chmodSync(scratch, 0o711)
   agent = await startExternal(config, AGENT)
   stack = await serve(dataDir)
   token = succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])).stdout.trim()
@@ -55,46 +43,6 @@ afterAll(async () => {
   await agent?.stop()
   rmSync(scratch, { recursive: true, force: true })
 })
-
-/** Everything of the agent goes to a folder of its own user, and the server gets the sockets. */
-function moveAgentOut(): void {
-  const file = join(dataDir, 'agent/online.yaml')
-  const document = parse(readFileSync(file, 'utf8')) as { keys: Record<string, { issuerCertificate?: string }> }
-  mkdirSync(home)
-  renameSync(join(dataDir, 'agent/online'), join(home, 'state'))
-  renameSync(join(dataDir, 'hsm/chancery-online.pin'), join(home, 'online.pin'))
-  cpSync(join(dataDir, 'hsm/tokens'), join(home, 'tokens'), { recursive: true })
-  cpSync(join(dataDir, 'ca/issuing-ca.pem'), join(home, 'issuing-ca.pem'))
-  writeFileSync(
-    join(home, 'softhsm2.conf'),
-    `directories.tokendir = ${join(home, 'tokens')}\nobjectstore.backend = file\n`,
-  )
-  const { 'issuing-ca': issuing, ...keys } = document.keys
-  const users = [process.getuid?.()]
-  const changed = {
-    ...document,
-    state: 'state',
-    tokens: { online: { uri: 'pkcs11:token=chancery-online', pinFile: 'online.pin', softhsmConf: 'softhsm2.conf' } },
-    keys: { ...keys, 'issuing-ca': { ...issuing, issuerCertificate: 'issuing-ca.pem', certificatesPerMinute: CAP } },
-    sockets: {
-      admin: socketOf('admin'),
-      roles: Object.fromEntries(ROLES.map((role) => [role, { path: socketOf(role), users }])),
-    },
-  }
-  writeFileSync(config, stringify(changed))
-  rmSync(file)
-  giveTo(home)
-  chmodSync(scratch, 0o711)
-  const server = join(dataDir, 'chancery.yaml')
-  const { agent: _, ...rest } = parse(readFileSync(server, 'utf8')) as { agent: unknown }
-  const sockets = Object.fromEntries(ROLES.map((role) => [role, socketOf(role)]))
-  writeFileSync(server, stringify({ ...rest, agent: { sockets } }))
-}
-
-function giveTo(path: string): void {
-  chownSync(path, AGENT.uid, AGENT.gid)
-  if (lstatSync(path).isDirectory()) for (const name of readdirSync(path)) giveTo(join(path, name))
-}
 
 async function post(url: string, body: string): Promise<Response> {
   const response = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body })

@@ -99,6 +99,12 @@ process.on('message', (order: Order) => {
   else if (order.do === 'kill') killer = order
   else void run(order.load)
 })
+// A test that failed does not stop its load, and waits for the end of whoever writes to its output.
+process.once('disconnect', abandoned)
+
+function abandoned(): void {
+  process.exit(1)
+}
 
 async function run(load: Load): Promise<void> {
   await mkdir(load.folder, { recursive: true })
@@ -107,6 +113,7 @@ async function run(load: Load): Promise<void> {
   )
   await Promise.all(lanes)
   tell({ said: 'ended', ...count })
+  process.off('disconnect', abandoned)
   process.disconnect()
 }
 

@@ -1,5 +1,6 @@
 /** Publications of a running stack on SoftHSM: what would lose a signature is refused, and nothing is switched. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { X509Certificate } from 'node:crypto'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -60,6 +61,22 @@ afterAll(async () => {
     await ended
   }
   rmSync(folder, { recursive: true, force: true })
+})
+
+test('the first entry of each Rekor log is our own: no client is given the index 0, which Go leaves out of a bundle', async () => {
+  const { rekorV1, rekorV2 } = JSON.parse(readFileSync(join(data, 'run/endpoints.json'), 'utf8')) as {
+    rekorV1: string
+    rekorV2: string
+  }
+  const answer = await fetch(`${rekorV1}/api/v1/log/entries?logIndex=0`)
+  const [entry] = Object.values((await answer.json()) as Record<string, { body: string }>)
+  const { spec } = JSON.parse(Buffer.from(entry?.body ?? '', 'base64').toString()) as {
+    spec: { signature: { publicKey: { content: string } } }
+  }
+  const certificate = new X509Certificate(Buffer.from(spec.signature.publicKey.content, 'base64'))
+  expect(certificate.subjectAltName).toBe('URI:https://sig.example.test/chancery/canary')
+  const checkpoint = await (await fetch(`${rekorV2}/api/v2/checkpoint`)).text()
+  expect(checkpoint.split('\n')[1]).toBe('1')
 })
 
 test('the first canary has no older one; the second has the first', async () => {

@@ -33,6 +33,7 @@ import { backupVerb, watchBackupAge } from './backup.ts'
 import { Canaries } from './canary.ts'
 import { canaryIdentity, canaryPartsOf } from './canary-bundle.ts'
 import { canaryVerbs } from './canary-verbs.ts'
+import { firstEntryOf } from './first-entry.ts'
 import { kitVerb } from './kit-verb.ts'
 import { openAuthority, openTimestampAuthority } from './authorities.ts'
 import { tellOfCap } from './cap-alarm.ts'
@@ -438,6 +439,9 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   })
   mounts.push(...services.mounts())
   parts.canaries?.connect(() => canaryPartsOf(parts, services, checks))
+  const begin = firstEntryOf(parts, checks, logger)
+  const hasSuccessor = (name: string) => config.logs.some(({ succeeds }) => succeeds === name)
+  await Promise.all(parts.logs.filter((open) => !hasSuccessor(open.config.name)).map(begin))
   const listeners = new Listeners(resolve, logger)
   closers.push(async () => await listeners.close())
   await listeners.open(mounts)
@@ -447,6 +451,7 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
     services,
     open: async (logConfig) => await openConfiguredLog(logConfig, { ...parts, logger }),
     mount: async (mount) => await listeners.add(mount),
+    begin,
     changed: () => writeEndpoints(resolve('run/endpoints.json'), parts.loaded),
   }
   const stopAdmin = await listenAdmin(resolve(config.admin.socket), {

@@ -1,4 +1,5 @@
 /** What signs is changed in a running server while clients sign: nobody is refused, and everything verifies. */
+import { X509Certificate } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -94,10 +95,21 @@ test.each([
   expect(await codeOf(ask('log-switch', { name: former, successor }))).toBe('switch_refused')
   await addToAgent(dataDir, member, former)
   const asked = { name: former, successor }
-  expect(await ask('log-switch', asked)).toMatchObject({ frozen: true })
-  expect(await ask('log-switch', asked)).toMatchObject({ frozen: true })
+  const { size } = (await ask('log-switch', asked)) as { size: number }
+  expect(await ask('log-switch', asked)).toMatchObject({ size, frozen: true })
+  if (kind === 'rekor-v1') expect(await signerOfEntry(size)).toContain('/chancery/canary')
   await clients.more(10)
 })
+
+/** Of a Rekor v1 entry: the name in its certificate. */
+async function signerOfEntry(index: number): Promise<string | undefined> {
+  const answer = await fetch(`${urlOf('rekor-v1')}/api/v1/log/entries?logIndex=${index}`)
+  const [entry] = Object.values((await answer.json()) as Record<string, { body: string }>)
+  const { spec } = JSON.parse(Buffer.from(entry?.body ?? '', 'base64').toString()) as {
+    spec: { signature: { publicKey: { content: string } } }
+  }
+  return new X509Certificate(Buffer.from(spec.signature.publicKey.content, 'base64')).subjectAltName
+}
 
 test('a CT log accepts another root, without a restart', async () => {
   const add = strangeRoot()

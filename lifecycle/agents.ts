@@ -243,7 +243,8 @@ function notAllowed(path: string): OperatorError {
 
 /** An agent makes its socket, so the owner is its user; it takes no administration from another one, root neither. */
 function isOfAnother(socketPath: string): boolean {
-  return statSync(socketPath, { throwIfNoEntry: false })?.uid !== process.getuid?.()
+  const owner = statSync(socketPath, { throwIfNoEntry: false })?.uid
+  return owner !== undefined && owner !== process.getuid?.()
 }
 
 /** Of what the agent said before it ended: `AgentStateError` reaches us as words. */

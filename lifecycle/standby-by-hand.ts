@@ -5,13 +5,12 @@
  */
 import { join } from 'node:path'
 import { stringify } from 'yaml'
-import { z } from 'zod'
 import { OperatorError } from '#alarms'
 import { parseTokenUri } from '#hsm'
 import { witnessOrigin } from '#tlog'
-import { whyNotOurs } from './agents.ts'
 import { keyIn } from './rotation/agent-file.ts'
 import type { Installation } from './rotation/rotation.ts'
+import { type ServedAgent, servedAgent, whyByHand } from './rotation/serving.ts'
 import { keyNames, planOf, standbyReach, tokenEntry } from './standby-agent.ts'
 import { type EmergencyFacts, formerSigner } from './standby-facts.ts'
 
@@ -23,26 +22,6 @@ export interface AgentWork {
   readonly lines: readonly string[]
 }
 
-/** Why the serving agent is changed by hand, or undefined where this user may. */
-export function whyByHand({ agentApart, agent }: Installation): string | undefined {
-  return agentApart === true ? whyNotOurs(agent) : undefined
-}
-
-const statusAnswer = z.object({
-  agent: z.object({
-    reason: z.string(),
-    tokens: z.array(z.object({ name: z.string(), label: z.string(), loggedIn: z.boolean() })),
-    keys: z.array(
-      z.object({ name: z.string(), latched: z.string(), places: z.array(z.object({ usable: z.boolean() })) }),
-    ),
-  }),
-})
-
-/** Keys and tokens of the serving agent, as the server sees them. */
-export async function servedKeys({ ask }: Installation): Promise<z.infer<typeof statusAnswer>['agent']> {
-  return statusAnswer.parse(await ask('status', {})).agent
-}
-
 /** What must be put into the agent's configuration first; undefined where that is done, or can be done here. */
 export async function workBefore(
   installation: Installation,
@@ -50,7 +29,7 @@ export async function workBefore(
 ): Promise<AgentWork | undefined> {
   const why = whyByHand(installation)
   if (why === undefined) return undefined
-  const { keys, tokens } = await servedKeys(installation)
+  const { keys, tokens } = await servedAgent(installation)
   const usable = new Set(keys.flatMap(({ name, places }) => (places.some((place) => place.usable) ? [name] : [])))
   if (keyNames(member).every((name) => usable.has(name))) return undefined
   return { why, lines: linesOf(installation, { member, former }, tokens) }
@@ -75,7 +54,7 @@ export async function workAfter(
   { member, former }: Pick<EmergencyFacts, 'member' | 'former'>,
 ): Promise<string[]> {
   if (whyByHand(installation) === undefined) return []
-  const known = new Set((await servedKeys(installation)).keys.map(({ name }) => name))
+  const known = new Set((await servedAgent(installation)).keys.map(({ name }) => name))
   const left = former.keys.map(({ name }) => name).filter((name) => known.has(name))
   if (left.length === 0) return []
   const ctKeys =
@@ -88,7 +67,7 @@ export async function workAfter(
 function linesOf(
   installation: Installation,
   { member, former }: Pick<EmergencyFacts, 'member' | 'former'>,
-  known: readonly { readonly name: string; readonly label: string; readonly loggedIn: boolean }[],
+  known: ServedAgent['tokens'],
 ): string[] {
   const plan = planOf(installation.dataDir)
   const { uri, pinFile } = tokenEntry(installation, plan, member.key.token)
@@ -103,6 +82,7 @@ function linesOf(
   if (member.kind === 'issuing-ca') {
     own['issuerCertificate'] = `${member.name}.pem`
     own['ctKey'] = signerOf(installation, ca?.ctLog)
+    remarks.push(`what else ${formerSigner(former)} has, certificatesPerMinute and the like: as it is there`)
     remarks.push(`${member.name}.pem: a copy of ${join(dataDir, member.certificate)}, beside that file`)
   }
   const entries: Record<string, unknown> = { [member.name]: { ...options, ...own } }

@@ -4,9 +4,10 @@ import { OperatorError } from '#alarms'
 import { publishedInventory, type TrustItem } from '#trust-root'
 import { type Changes, inventoryOf, wholeSeconds } from './rotation/publication.ts'
 import type { Installation } from './rotation/rotation.ts'
+import { whyByHand } from './rotation/serving.ts'
 import { readStandbyPlan } from './standby-plan.ts'
 
-/** Unless the agent is told otherwise (agent.yaml, `maxValiditySeconds`). */
+/** Unless the agent is told otherwise (agent.yaml, `maxValiditySeconds`), and at most where that is not ours to read. */
 const CERTIFICATE_SECONDS = 3600
 
 /**
@@ -54,6 +55,7 @@ function signingNow({ ca, timestamp, logs }: Installation): Set<string> {
 }
 
 function certificateSeconds(installation: Installation, key: string): number {
+  if (whyByHand(installation) !== undefined) return CERTIFICATE_SECONDS
   const { maxValiditySeconds = CERTIFICATE_SECONDS } = keyIn(reachOf(installation, 'services'), key)
   return maxValiditySeconds
 }

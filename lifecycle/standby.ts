@@ -17,13 +17,14 @@ import type { TrustItem } from '#trust-root'
 import { readAgentFile } from './agents.ts'
 import { Journal } from './journal.ts'
 import { isFreePort } from './ports.ts'
-import { dropKey, editAgentFile, keyIn, keysIn, reachOf } from './rotation/agent-file.ts'
+import { dropKey, editAgentFile, keysIn } from './rotation/agent-file.ts'
 import { chainOfFile } from './rotation/certificates.ts'
 import { inventoryOf, itemOfDer } from './rotation/publication.ts'
 import type { Installation, StepPhase } from './rotation/rotation.ts'
 import { activeLog, addressOf } from './rotation/shard.ts'
 import { configureAgent, dropFormer, leaveFormerLog, missing, planOf, standbyReach } from './standby-agent.ts'
-import { type AgentWork, requireInAgent, servedKeys, whyByHand, workAfter, workBefore } from './standby-by-hand.ts'
+import { servingOf, whyByHand } from './rotation/serving.ts'
+import { type AgentWork, requireInAgent, workAfter, workBefore } from './standby-by-hand.ts'
 import { type EmergencyFacts, emergencyFacts } from './standby-facts.ts'
 import {
   ITEM_KINDS,
@@ -136,10 +137,9 @@ async function planned(kind: StandbyKind, installation: Installation): Promise<E
   const plan = planOf(installation.dataDir)
   const member = plan.members.find((each) => each.kind === kind)
   if (member === undefined) throw missing(`nothing stands by for ${kind}`)
-  const isOurs = whyByHand(installation) === undefined
-  if (isOurs) requireSameModule(installation, plan)
+  if (whyByHand(installation) === undefined) requireSameModule(installation, plan)
   const { key, name, log } = formerOf(installation, member)
-  const witness = isOurs ? keyIn(reachOf(installation, 'services'), key).witnessKey : await witnessOf(installation, key)
+  const { witnessKey: witness } = (await servingOf(installation)).key(key)
   const item = await formerItem(installation, member, log)
   return {
     emergency: true,
@@ -153,11 +153,6 @@ async function planned(kind: StandbyKind, installation: Installation): Promise<E
       ...(log === undefined ? {} : { log }),
     },
   }
-}
-
-/** By the name that the keys of witnesses have, where the agent's file is not ours to read. */
-async function witnessOf(installation: Installation, key: string): Promise<string | undefined> {
-  return (await servedKeys(installation)).keys.map(({ name }) => name).find((name) => name === `${key}-witness`)
 }
 
 /** One agent loads one module: it could not open a token of another one. */

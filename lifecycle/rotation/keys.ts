@@ -9,6 +9,7 @@ import { dropKey, editAgentFile, keysIn, reachOf, reload, withSide } from './age
 import { type Facts, type KeySide, known, type PlannedKey, plannedKeys } from './facts.ts'
 import type { Installation, Rotation, Step } from './rotation.ts'
 import { inventoryOf } from './publication.ts'
+import { servingOf, whyByHand } from './serving.ts'
 
 /** The former key where it lies now. Throws `rotation_impossible` where the agent has none of that name. */
 export async function recordOf(admin: AdminAgent, name: string): Promise<KeyRecord> {
@@ -58,11 +59,17 @@ export async function nextFreeName(installation: Installation, former: string): 
   const { dataDir, logs } = installation
   const keys = agentNames(dataDir).flatMap((agent) => Object.keys(keysIn({ dataDir, agent })))
   const items = installation.trustRoot === undefined ? [] : (await inventoryOf(installation)).items.map(({ id }) => id)
-  const labels = await withSide(installation, 'services', async (admin) => {
+  const labels =
+    whyByHand(installation) === undefined ? await labelsOf(installation) : (await servingOf(installation)).names
+  return successorName(former, new Set([...keys, ...items, ...labels, ...logs.map(({ name }) => name)]))
+}
+
+/** Of all that lies on the services' tokens, in a configuration or not. */
+async function labelsOf(installation: Installation): Promise<string[]> {
+  return await withSide(installation, 'services', async (admin) => {
     const tokens = await admin.tokens()
     return (await Promise.all(tokens.map(({ name }) => admin.listObjects(name)))).flat().map(({ label }) => label)
   })
-  return successorName(former, new Set([...keys, ...items, ...labels, ...logs.map(({ name }) => name)]))
 }
 
 /** Makes each planned key that is not made. What lies there under its id was made by a run that did not live to say so. */

@@ -9,13 +9,14 @@ import { standbyPort } from '../layout.ts'
 import { newTreeId, shardOrigin } from '../log-names.ts'
 import { isFreePort } from '../ports.ts'
 import { chainOf, type StandbyKind, type StandbyMember, type StandbyPlan } from '../standby-plan.ts'
-import { keyIn, reachOf, withSide } from './agent-file.ts'
+import { withSide } from './agent-file.ts'
 import { numbered } from './authority.ts'
 import { chainOfFile, issuerHere } from './certificates.ts'
 import { type Facts, known, type PlannedKey, type StandbyFacts } from './facts.ts'
 import { entryOf, nextFreeName, spkiOf } from './keys.ts'
 import { itemOfDer } from './publication.ts'
 import type { Installation, Rotation, Wishes } from './rotation.ts'
+import type { Serving } from './serving.ts'
 import { activeLog, addressOf } from './shard.ts'
 
 const LOG_KINDS = { 'ct-log': 'ct', 'rekor-v1': 'rekor-v1', 'rekor-v2': 'rekor-v2' } as const
@@ -60,9 +61,13 @@ export function formerOf(
 }
 
 /** Names, ids and addresses of a new member; nothing is made. */
-export async function planMember(installation: Installation, kind: StandbyKind, agent: string): Promise<MemberFacts> {
+export async function planMember(
+  installation: Installation,
+  kind: StandbyKind,
+  { agent, serving }: { readonly agent: string; readonly serving: Serving },
+): Promise<MemberFacts> {
   const { key, chain } = formerOf(installation, kind)
-  const entry = keyIn(reachOf(installation, 'services'), key)
+  const entry = serving.key(key)
   const name = await nextFreeName(installation, key)
   const { token, idBytes } = await standbyToken(installation, agent)
   const planned = (label: string, of: string | undefined): PlannedKey => {
@@ -144,7 +149,8 @@ async function standbyToken(
 
 /** The installation as if the standby's agent were the one of its services. */
 export function onStandby(installation: Installation, agent: string): Installation {
-  return { ...installation, agent: { dataDir: installation.dataDir, agent: installation.resolve(agent) } }
+  const reach = { dataDir: installation.dataDir, agent: installation.resolve(agent) }
+  return { ...installation, agent: reach, agentApart: false }
 }
 
 /** Throws `TypeError` for a rotation of another kind. */

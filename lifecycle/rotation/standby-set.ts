@@ -20,13 +20,14 @@ import { encodeChain } from '../ceremony/certificate-request.ts'
 import { replaceDurably } from '../durable-file.ts'
 import { readStandbyPlan, STANDBY_AGENT, STANDBY_KINDS, standbyItems, writeStandbyPlan } from '../standby-plan.ts'
 import { settlement } from '../standby-settle.ts'
-import { dropKey, editAgentFile, keyIn, keysIn, putKey, reachOf } from './agent-file.ts'
+import { dropKey, editAgentFile, putKey, reachOf } from './agent-file.ts'
 import { startingNow } from './authority.ts'
 import { certifyStep, chainIn } from './certificates.ts'
 import { type Facts, known } from './facts.ts'
 import { entryOf, keyStep, signerOf } from './keys.ts'
 import { change } from './publication.ts'
 import type { Installation, Pause, Rotation, RotationPlan, Step } from './rotation.ts'
+import { type Serving, servingOf, whyByHand } from './serving.ts'
 import {
   authorityFiles,
   formerOf,
@@ -44,7 +45,8 @@ import {
 
 async function plan(installation: Installation, _wishes: unknown, now: Date): Promise<Facts> {
   const existing = readStandbyPlan(installation.dataDir)
-  const agent = unopenedAgent(installation, existing?.agent ?? STANDBY_AGENT)
+  const serving = await servingOf(installation)
+  const agent = unopenedAgent(installation, serving, existing?.agent ?? STANDBY_AGENT)
   const stale = agent === existing?.agent ? staleOf(installation, existing) : (existing?.members ?? [])
   const there = new Set((existing?.members ?? []).filter((member) => !stale.includes(member)).map(({ kind }) => kind))
   const kinds = STANDBY_KINDS.filter((kind) => !there.has(kind) && isServed(installation, kind))
@@ -52,7 +54,7 @@ async function plan(installation: Installation, _wishes: unknown, now: Date): Pr
     throw new OperatorError('rotation_impossible', 'something stands by for every kind already: nothing to do')
   }
   const members: MemberFacts[] = []
-  for (const kind of kinds) members.push(await planMember(installation, kind, agent))
+  for (const kind of kinds) members.push(await planMember(installation, kind, { agent, serving }))
   const signing = STANDBY_KINDS.flatMap((kind) =>
     isServed(installation, kind) ? [formerOf(installation, kind).key] : [],
   )
@@ -66,12 +68,11 @@ async function plan(installation: Installation, _wishes: unknown, now: Date): Pr
 }
 
 /** The agent of a token that the serving one does not open: this one, or the next that is there or can be made. */
-function unopenedAgent(installation: Installation, agent: string): string {
-  const opened = new Set(Object.values(readAgentFile(installation.agent).tokens).map(({ uri }) => uri))
+function unopenedAgent(installation: Installation, { opens }: Serving, agent: string): string {
   for (let number = 2, at = agent; ; number++) {
     const path = installation.resolve(at)
     const tokens = existsSync(path) ? readAgentFile({ dataDir: installation.dataDir, agent: path }).tokens : {}
-    if (!Object.values(tokens).some(({ uri }) => opened.has(uri))) return at
+    if (!Object.values(tokens).some(({ uri }) => opens(uri))) return at
     at = `${STANDBY_AGENT.replace(/\.yaml$/, '')}-${number}.yaml`
   }
 }
@@ -82,8 +83,8 @@ const tokenStep: Step = {
   run: async ({ installation, facts }) => {
     const file = installation.resolve(standbyOf(facts).agent)
     if (existsSync(file)) return undefined
-    const serving = readAgentFile(installation.agent)
-    const { softhsmConf, modulePath } = serving
+    const isOurs = whyByHand(installation) === undefined
+    const { softhsmConf, modulePath = '' } = isOurs ? readAgentFile(installation.agent) : {}
     if (softhsmConf === undefined || relative(installation.dataDir, softhsmConf).startsWith('..')) {
       throw new OperatorError(
         'standby_missing',
@@ -149,24 +150,25 @@ const certificatesStep: Step = {
 const agentStep: Step = {
   name: 'agent',
   run: async (rotation) => {
-    for (const { item } of standbyOf(rotation.facts).members) configure(rotation, memberRotation(rotation, item))
+    const serving = await servingOf(rotation.installation)
+    for (const { item } of standbyOf(rotation.facts).members)
+      configure(rotation, serving, memberRotation(rotation, item))
     return undefined
   },
 }
 
 /** The new keys in the standby's agent, with the options of those that sign now. */
-function configure({ installation }: Rotation, rotation: Rotation): void {
+function configure({ installation }: Rotation, serving: Serving, rotation: Rotation): void {
   const { facts } = rotation
   const member = memberOf(rotation)
   const signer = signerOf(facts)
-  const serving = reachOf(installation, 'services')
   const {
     uris: _uris,
     curve: _curve,
     witnessKey: _witness,
     ctKey,
     ...options
-  } = keyIn(serving, formerOf(installation, member.kind).key)
+  } = serving.key(formerOf(installation, member.kind).key)
   const reach = reachOf(rotation.installation, 'services')
   const own: Record<string, unknown> = { ...entryOf(signer) }
   if (member.certificate !== undefined) {
@@ -174,7 +176,7 @@ function configure({ installation }: Rotation, rotation: Rotation): void {
     if ('issuerCertificate' in options)
       own['issuerCertificate'] = relative(dirname(readAgentFile(reach).path), certificate)
     // Of its own file only a key can name the log of today.
-    if (ctKey !== undefined) own['ctKey'] = [ctKey].flat().map((log) => keysIn(serving)[log]?.spki ?? log)
+    if (ctKey !== undefined) own['ctKey'] = [ctKey].flat().map((log) => serving.spkiOf(log) ?? log)
   }
   editAgentFile(reach, (document) => {
     const { shard } = member

@@ -10,17 +10,18 @@ import {
   cpSync,
   existsSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { parse, parseDocument, stringify } from 'yaml'
 import { EXIT } from '#alarms'
-import { parseKeyUri } from '#hsm'
+import { createSoftTokens, parseKeyUri } from '#hsm'
 import { findSoftHsm } from '#hsm/softhsm'
 import { STANDBY_KINDS, type StandbyKind } from '#lifecycle'
 import { type ExternalAgent, type OtherUser, outputAs, startExternal } from '../../hsm/external-agent.fixture.ts'
@@ -28,7 +29,7 @@ import { type LogVersion, type Material, signers, verifiers } from '../e2e/clien
 import { fetchMaterial, firstEntries } from '../e2e/global-setup.ts'
 import { succeeded } from '../e2e/run.ts'
 import { initialise, runChancery, serve, type Stack } from '../e2e/stack.ts'
-import { moveAgentOut, type MovedAgent } from './moved-agent.ts'
+import { giveTo, moveAgentOut, type MovedAgent } from './moved-agent.ts'
 
 const EMAIL = 'operator@example.test'
 const OTHER: OtherUser = { uid: 64_011, gid: 64_011, groups: [] }
@@ -248,6 +249,36 @@ describe('of another user', () => {
     expect(history.map(({ kind }) => kind).toSorted()).toEqual([...STANDBY_KINDS].toSorted())
   })
 
+  test('the set is made whole on a token that they never opened, and stands an emergency', async () => {
+    const theirs = readFileSync(here.config, 'utf8')
+    const first = await rotate(here, 'standby')
+    expect([first.status, first.text]).toEqual([EXIT.failed, expect.stringContaining('#standby_missing')])
+    const folder = join(here.dataDir, 'hsm')
+    const made = await createSoftTokens({ folder, labels: ['chancery-standby-2'], modulePath: findSoftHsm() })
+    const [token] = made.tokens
+    const tokens = { 'standby-2': { uri: token?.uri, pinFile: token?.pinFile, softhsmConf: made.confPath } }
+    const config = { state: 'standby-2', modulePath: made.modulePath, tokens, keys: {}, adminWhenSpawned: true }
+    writeFileSync(join(here.dataDir, 'agent/standby-2.yaml'), stringify(config), { mode: 0o600 })
+    succeeded(await rotate(here, 'resume'))
+    await isSound(here, [])
+    expect(readFileSync(here.config, 'utf8')).toBe(theirs)
+    here.material = await fetchMaterial(join(here.folder, 'renewed'), here.stack.endpoints)
+
+    const [status, { name, work }] = await asked('issuing-ca')
+    expect([status, name]).toEqual([EXIT.approval, 'issuing-ca-3'])
+    for (const token of readdirSync(join(folder, 'tokens'))) {
+      const copy = join(here.home, 'tokens', token)
+      if (existsSync(copy)) continue
+      cpSync(join(folder, 'tokens', token), copy, { recursive: true })
+      giveTo(copy, OTHER)
+    }
+    edited(work.lines, handedOver)
+    await reloaded()
+    // The module sees the new token once the agent has initialised it again.
+    await expect.poll(async () => (await asked('issuing-ca'))[0], { timeout: 60_000, interval: 1000 }).toBe(EXIT.done)
+    await signedAndVerified(here, 'v1')
+  })
+
   async function asked(kind: StandbyKind): Promise<[number, Work]> {
     const said = await rotate(here, kind, '--emergency', '--confirm', '--json')
     return [said.status, JSON.parse(said.stdout) as Work]
@@ -287,7 +318,7 @@ describe('of another user', () => {
   }
 
   function handedOver(pinFile: string): string {
-    const own = join(here.home, 'standby.pin')
+    const own = join(here.home, basename(pinFile))
     handedCopy(pinFile, own)
     return own
   }

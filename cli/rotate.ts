@@ -58,7 +58,8 @@ then it signs, an old and a new signature are verified, and the window of the
 former key ends. Each step is in a journal: whatever is interrupted goes on with
 resume, and is undone with abort as long as the new key does not sign. One at a
 time. Where custodians must sign, the command ends with status 7, says whose
-signature is missing, and goes on when it is merged.
+signature is missing, and goes on when it is merged. Where agent and server are
+different users run it as root, with the agent's agent.yaml in --agent.
 
 Exit status: 0 done, 3 another one is under way, 6 refused, 7 waits for clients'
 caches, a certificate or signatures, 8 a signature does not verify.

@@ -16,6 +16,8 @@ const SILENCE_MS = 120_000
 /** Reads the configuration. Throws `ConfigError`. */
 export async function installationOf(options: InstallationOptions): Promise<Installation> {
   const { askAdmin, loadConfig } = await import('#server')
+  const { becomeOwnerOf } = await import('#lifecycle')
+  becomeOwnerOf(resolve(options.data))
   const loaded = loadConfig(resolve(options.config ?? join(options.data, 'chancery.yaml')))
   const socket = loaded.resolve(loaded.config.admin.socket)
   return {
@@ -31,7 +33,7 @@ function configured({ config, dataDir, resolve: at }: LoadedConfig, agent: strin
     domain,
     resolve: at,
     logs,
-    agent: { dataDir, agent },
+    agent: { dataDir, agent, acting: true },
     agentApart: !('spawn' in config.agent),
     ...(ca === undefined ? {} : { ca }),
     ...(timestamp === undefined ? {} : { timestamp }),

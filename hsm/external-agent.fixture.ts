@@ -15,6 +15,12 @@ export interface OtherUser {
   readonly groups: readonly number[]
 }
 
+export interface UserOptions {
+  /** Options of unshare(1) beside `--mount`; a network namespace of its own unless told. */
+  readonly namespaces?: readonly string[]
+  readonly environment?: Readonly<Record<string, string>>
+}
+
 export interface ExternalAgent {
   readonly pid: number
   /** What it has logged so far, one line each. */
@@ -29,7 +35,7 @@ export async function startExternal(
   environment: Readonly<Record<string, string>> = {},
 ): Promise<ExternalAgent> {
   // As in a container of its own: its peers have no process numbers there.
-  const inOwn = ['--pid', '--fork', '--kill-child']
+  const inOwn = { namespaces: ['--net', '--pid', '--fork', '--kill-child'] }
   const child =
     as === undefined ? agentHere(configPath, environment) : asUser(as, ['hsm/agent.ts', '--config', configPath], inOwn)
   const said: string[] = []
@@ -68,34 +74,41 @@ function agentHere(configPath: string, env: Readonly<Record<string, string>>): C
 
 /**
  * Runs Node.js as another user as a service manager would: no capabilities, no new privileges, no network but an empty
- * namespace. Node.js and the project, which may lie in a home folder that the user cannot enter, are mounted where it can.
- * `first` is a script, relative to the project, or an option of Node.js.
+ * namespace unless told; or as root with all of that, as sudo does. Node.js and the project, which may lie in a home folder
+ * that the user cannot enter, are mounted where it can. `first` is a script, relative to the project, or an option of Node.js.
  */
 export function asUser(
-  user: OtherUser,
+  user: OtherUser | 'root',
   [first, ...rest]: readonly [string, ...string[]],
-  namespaces: readonly string[] = [],
+  { namespaces = ['--net'], environment = {} }: UserOptions = {},
 ): ChildProcess {
   const places = mkdtempSync(join(tmpdir(), 'chancery-user-'))
   const [node, ours] = [join(places, 'node'), join(places, 'project')]
   mkdirSync(node)
   mkdirSync(ours)
   const mounts = `mount --bind ${dirname(process.execPath)} ${node} && mount --bind ${project} ${ours} && chmod 755 ${places}`
-  const groups = user.groups.length === 0 ? '--clear-groups' : `--groups=${user.groups.join()}`
-  const ids = `--reuid=${user.uid} --regid=${user.gid} ${groups}`
-  const bounds = '--no-new-privs --bounding-set=-all --inh-caps=-all'
-  const command = `${mounts} && exec setpriv ${ids} ${bounds} ${node}/node ${first.startsWith('-') ? first : join(ours, first)} "$@"`
-  const child = spawn('unshare', ['--mount', '--net', ...namespaces, '/bin/sh', '-c', command, 'sh', ...rest], {
-    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+  const run = `${node}/node ${first.startsWith('-') ? first : join(ours, first)} "$@"`
+  const command = `${mounts} && exec ${user === 'root' ? '' : reducedTo(user)} ${run}`
+  const child = spawn('unshare', ['--mount', ...namespaces, '/bin/sh', '-c', command, 'sh', ...rest], {
+    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', ...environment },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   child.once('close', () => rmSync(places, { recursive: true, force: true }))
   return child
 }
 
+function reducedTo({ uid, gid, groups }: OtherUser): string {
+  const groupsOf = groups.length === 0 ? '--clear-groups' : `--groups=${groups.join()}`
+  return `setpriv --reuid=${uid} --regid=${gid} ${groupsOf} --no-new-privs --bounding-set=-all --inh-caps=-all`
+}
+
 /** What a command prints, run as another user, with its exit status at the end if it is not 0. */
-export async function outputAs(user: OtherUser, command: readonly [string, ...string[]]): Promise<string> {
-  const child = asUser(user, command)
+export async function outputAs(
+  user: OtherUser | 'root',
+  command: readonly [string, ...string[]],
+  options: UserOptions = {},
+): Promise<string> {
+  const child = asUser(user, command, options)
   let text = ''
   child.stdout?.on('data', (chunk: Buffer) => (text += chunk.toString()))
   child.stderr?.on('data', (chunk: Buffer) => (text += chunk.toString()))

@@ -14,6 +14,8 @@ export interface SpawnOptions extends ClientOptions {
   readonly logger?: Pick<Logger, 'info' | 'warn' | 'error'>
   /** Also open the admin channel; only if the configuration has `adminWhenSpawned: true`. */
   readonly admin?: boolean
+  /** Whom it runs as; only root can say. Unless told, it runs as we do. */
+  readonly user?: { readonly uid: number; readonly gid: number }
 }
 
 export interface SpawnedAgent {
@@ -113,7 +115,7 @@ class Supervisor {
   }
 
   start(): void {
-    const { configPath, admin } = this.#options
+    const { configPath, admin, user } = this.#options
     const child = spawn(
       process.execPath,
       [
@@ -125,6 +127,7 @@ class Supervisor {
       ],
       {
         env: agentEnvironment(),
+        ...user,
         stdio: ['ignore', 'ignore', 'pipe', 'pipe', ...(admin === true ? (['pipe'] as const) : [])],
       },
     )

@@ -10,12 +10,15 @@ import { parse } from 'yaml'
 import { z } from 'zod'
 import { CATALOGUE, type Code, OperatorError } from '#alarms'
 import { type AdminAgent, connectAdminAgent, HsmError, type Reloaded, spawnAgent } from '#hsm'
+import { actedUser, asOwnerOf, asRoot } from './acting-user.ts'
 
 /** Which agent is meant. */
 export interface AgentReach {
   readonly dataDir: string
   /** A name (`online`: `agent/online.yaml` of the data folder), a configuration file, or the path of an admin socket. */
   readonly agent: string
+  /** Root reads and writes its configuration whoever owns it, and speaks with it as its own user (`acting-user.ts`). */
+  readonly acting?: boolean
 }
 
 /** What a command needs to know of an agent's configuration; the agent itself reads it strictly. */
@@ -60,7 +63,16 @@ export function agentNames(dataDir: string): string[] {
 }
 
 /** Reads an agent's configuration, paths made absolute. Throws `OperatorError` `no_such_agent`. */
-export function readAgentFile({ dataDir, agent }: AgentReach): AgentFile {
+export function readAgentFile(reach: AgentReach): AgentFile {
+  return onAgentFiles(reach, () => readHere(reach))
+}
+
+/** Runs `work`, synchronous, which reads or writes the configuration of this agent or what lies beside it. */
+export function onAgentFiles<T>({ acting }: Pick<AgentReach, 'acting'>, work: () => T): T {
+  return acting === true ? asRoot(work) : work()
+}
+
+function readHere({ dataDir, agent }: AgentReach): AgentFile {
   const path = /[/]|\.yaml$/.test(agent) ? resolve(agent) : join(resolve(dataDir), 'agent', `${agent}.yaml`)
   const known = agentNames(dataDir)
   const choices = known.length === 0 ? 'there is none in that data folder' : `there are: ${known.join(', ')}`
@@ -115,10 +127,12 @@ export function whyNotOurs(reach: AgentReach): string | undefined {
   if (reach.agent.endsWith('.sock')) return `${reach.agent} is a socket, and its configuration is not named`
   try {
     const { path, adminSocket } = readAgentFile(reach)
-    accessSync(path, constants.R_OK | constants.W_OK)
-    // It is replaced, not written over.
-    accessSync(dirname(path), constants.W_OK)
-    if (adminSocket === undefined || !existsSync(adminSocket) || !isOfAnother(adminSocket)) return undefined
+    onAgentFiles(reach, () => {
+      accessSync(path, constants.R_OK | constants.W_OK)
+      // It is replaced, not written over.
+      accessSync(dirname(path), constants.W_OK)
+    })
+    if (adminSocket === undefined || !isOfAnother(adminSocket) || mayAct(reach)) return undefined
     return `${adminSocket} is another user's`
   } catch (error) {
     return error instanceof Error ? error.message : String(error)
@@ -134,7 +148,7 @@ export async function reloadAgent(reach: AgentReach): Promise<Reloaded> {
   }
   // None is started for the moment: it would read what the one that serves does not.
   if (!(await listens(socket))) throw new OperatorError('agent_away', `no agent listens on ${socket}`)
-  const opened = await dialled(socket, DEADLINE_MS)
+  const opened = await dialled(socket, false)
   try {
     return await opened.admin.reload()
   } catch (error) {
@@ -157,26 +171,32 @@ interface Opened {
 }
 
 async function open(reach: AgentReach): Promise<Opened> {
+  const { acting = false } = reach
   if (reach.agent.endsWith('.sock')) {
     const socketPath = resolve(reach.agent)
-    if (!(await listens(socketPath))) throw new OperatorError('agent_away', `no agent listens on ${socketPath}`)
-    return await dialled(socketPath, DEADLINE_MS)
+    if (!(await listens(socketPath, acting))) throw new OperatorError('agent_away', `no agent listens on ${socketPath}`)
+    return await dialled(socketPath, acting)
   }
   const file = readAgentFile(reach)
   if (file.adminSocket !== undefined) {
-    if (await listens(file.adminSocket)) return await dialled(file.adminSocket, DEADLINE_MS)
+    if (await listens(file.adminSocket, acting)) return await dialled(file.adminSocket, acting)
     // A server starts its agent again by itself; one of ours beside it would keep it from that.
     if (await serverRuns(reach.dataDir, file.path)) {
       await untilListens(file.adminSocket, SERVERS_AGENT_MS)
-      return await dialled(file.adminSocket, DEADLINE_MS)
+      return await dialled(file.adminSocket, acting)
     }
   }
   return await started(file)
 }
 
-async function dialled(socketPath: string, deadlineMs: number): Promise<Opened> {
-  if (isOfAnother(socketPath)) throw notAllowed(socketPath)
-  const admin = await connectAdminAgent({ socketPath }, { deadlineMs })
+async function dialled(socketPath: string, acting: boolean): Promise<Opened> {
+  if (!isOfAnother(socketPath)) {
+    const admin = await connectAdminAgent({ socketPath }, { deadlineMs: DEADLINE_MS })
+    return { admin, close: () => admin.close() }
+  }
+  if (!mayAct({ acting })) throw notAllowed(socketPath)
+  const duplex = asOwnerOf(socketPath, () => connect(socketPath))
+  const admin = await connectAdminAgent({ duplex }, { deadlineMs: DEADLINE_MS })
   return { admin, close: () => admin.close() }
 }
 
@@ -188,7 +208,10 @@ async function started(file: AgentFile): Promise<Opened> {
     )
   }
   const admin = file.adminSocket === undefined
-  const spawned = await spawnAgent({ configPath: file.path, admin, deadlineMs: DEADLINE_MS })
+  const user = actedUser()
+  const options = { configPath: file.path, admin, deadlineMs: DEADLINE_MS, ...(user === undefined ? {} : { user }) }
+  // It is started before this returns.
+  const spawned = await asRoot(() => spawnAgent(options))
   if (spawned.admin !== undefined) return { admin: spawned.admin, close: () => spawned.close() }
   if (file.adminSocket === undefined) throw new TypeError('the agent gave no admin channel')
   const client = await connectAdminAgent({ socketPath: file.adminSocket }, { deadlineMs: DEADLINE_MS })
@@ -221,10 +244,10 @@ async function untilListens(path: string, patienceMs: number): Promise<void> {
 }
 
 /** Throws `OperatorError` `agent_not_allowed` where somebody listens whom this user may not speak with. */
-async function listens(path: string): Promise<boolean> {
+async function listens(path: string, acting = false): Promise<boolean> {
   if (Buffer.byteLength(path) > 107) return false
   const failure = await new Promise<NodeJS.ErrnoException | undefined>((done) => {
-    const socket = connect(path)
+    const socket = acting ? asOwnerOf(path, () => connect(path)) : connect(path)
     socket.once('connect', () => {
       socket.destroy()
       done(undefined)
@@ -238,13 +261,26 @@ async function listens(path: string): Promise<boolean> {
 }
 
 function notAllowed(path: string): OperatorError {
-  return new OperatorError('agent_not_allowed', `${path} is another user's; run the command as that user`)
+  return new OperatorError(
+    'agent_not_allowed',
+    `${path} is another user's; run the command as that user, or a rotation as root`,
+  )
+}
+
+function mayAct({ acting }: Pick<AgentReach, 'acting'>): boolean {
+  return acting === true && process.getuid?.() === 0
+}
+
+/** The admin socket of an agent that we speak with as its user; undefined where it is of ours. */
+export function actedAgent(reach: AgentReach): string | undefined {
+  const { adminSocket } = readAgentFile(reach)
+  return adminSocket !== undefined && mayAct(reach) && isOfAnother(adminSocket) ? adminSocket : undefined
 }
 
 /** An agent makes its socket, so the owner is its user; it takes no administration from another one, root neither. */
 function isOfAnother(socketPath: string): boolean {
-  const owner = statSync(socketPath, { throwIfNoEntry: false })?.uid
-  return owner !== undefined && owner !== process.getuid?.()
+  const owner = asRoot(() => statSync(socketPath, { throwIfNoEntry: false }))?.uid
+  return owner !== undefined && owner !== process.geteuid?.()
 }
 
 /** Of what the agent said before it ended: `AgentStateError` reaches us as words. */

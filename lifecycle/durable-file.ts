@@ -13,18 +13,24 @@ import { dirname } from 'node:path'
 
 /**
  * Replaces a file (mode 0600) atomically: a reader sees the old text or the new one, which is on the disk when this
- * returns. Makes its folder. A crash leaves at most a `.part` file beside it. `sameReaders`: a file that is there keeps its
- * owner, group and mode, since another user reads it; throws where they cannot be given to it.
+ * returns. Makes its folder. A crash leaves at most a `.part` file beside it. `readersOf`: a file, this one or
+ * another, whose owner, group and mode it gets, since another user reads it; `ownerOf`: one whose owner alone may read it.
+ * Throws where they cannot be given to it.
  */
-export function replaceDurably(path: string, text: string, { sameReaders = false } = {}): void {
+export function replaceDurably(
+  path: string,
+  text: string,
+  { readersOf, ownerOf }: { readonly readersOf?: string; readonly ownerOf?: string } = {},
+): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  const before = sameReaders ? statSync(path, { throwIfNoEntry: false }) : undefined
+  const like = readersOf ?? ownerOf
+  const before = like === undefined ? undefined : statSync(like, { throwIfNoEntry: false })
   const part = openSync(`${path}.part`, 'w', 0o600)
   try {
     if (before !== undefined) {
       const { uid, gid, mode } = before
-      if (uid !== process.getuid?.() || gid !== process.getgid?.()) fchownSync(part, uid, gid)
-      fchmodSync(part, mode & 0o7777)
+      if (uid !== process.geteuid?.() || gid !== process.getegid?.()) fchownSync(part, uid, gid)
+      if (readersOf !== undefined) fchmodSync(part, mode & 0o7777)
     }
     writeSync(part, text)
     fsyncSync(part)

@@ -31,6 +31,7 @@ export {
   type StandbyMember,
   type StandbyPlan,
 } from './standby-plan.ts'
+export { becomeOwnerOf } from './acting-user.ts'
 export { replaceDurably } from './durable-file.ts'
 export { adoptAgentState } from './adopt-state.ts'
 export {

@@ -6,8 +6,10 @@ import { type Document, parseDocument } from 'yaml'
 import { OperatorError } from '#alarms'
 import { type AdminAgent, HsmError } from '#hsm'
 import { witnessOrigin } from '#tlog'
-import { type AgentReach, readAgentFile } from './agents.ts'
+import { actedAgent, type AgentReach, onAgentFiles, readAgentFile } from './agents.ts'
+import { replaceDurably } from './durable-file.ts'
 import { dropKey, editAgentFile, keyIn, putKey, reachOf, reload, withSide } from './rotation/agent-file.ts'
+import { certificateBeside } from './rotation/certificates.ts'
 import type { Installation } from './rotation/rotation.ts'
 import { type EmergencyFacts, formerSigner } from './standby-facts.ts'
 import { readStandbyPlan, type StandbyAuthority, type StandbyMember, type StandbyPlan } from './standby-plan.ts'
@@ -41,7 +43,7 @@ export async function configureAgent(installation: Installation, { member, forme
   const plan = planOf(installation.dataDir)
   const reach = reachOf(installation, 'services')
   const formerKey = formerSigner(former)
-  const entry = tokenEntry(installation, plan, member.key.token)
+  const entry = withPin(reach, tokenEntry(installation, plan, member.key.token), member.key.token)
   editAgentFile(reach, (document) => {
     const token = putToken(document, { entry, name: member.key.token, reach })
     const { uris: _uris, curve: _curve, witnessKey: _witness, ...options } = keyIn(reach, formerKey)
@@ -109,8 +111,25 @@ export interface TokenEntry {
   readonly softhsmConf?: string
 }
 
-function fromAgent(reach: AgentReach, { dataDir }: Installation, { certificate }: StandbyAuthority): string {
-  return relative(dirname(readAgentFile(reach).path), join(dataDir, certificate))
+/** The same with the PIN where the agent can read it, which is another user: beside its configuration, and its own. */
+function withPin(reach: AgentReach, entry: TokenEntry, name: string): TokenEntry {
+  const socket = actedAgent(reach)
+  if (socket === undefined || entry.pinFile.startsWith('credential:')) return entry
+  const pinFile = join(dirname(readAgentFile(reach).path), `${name}.pin`)
+  const pin = onAgentFiles(reach, () => readFileSync(entry.pinFile, 'utf8'))
+  onAgentFiles(reach, () => replaceDurably(pinFile, pin, { ownerOf: socket }))
+  return { ...entry, pinFile }
+}
+
+/** Its certificate as agent.yaml has it; a copy where the agent has no access to the data folder. */
+function fromAgent(reach: AgentReach, installation: Installation, { name, certificate }: StandbyAuthority): string {
+  const path = join(installation.dataDir, certificate)
+  const agentFile = readAgentFile(reach).path
+  const beside = certificateBeside(installation, name)
+  if (beside === undefined) return relative(dirname(agentFile), path)
+  const pem = readFileSync(path, 'utf8')
+  onAgentFiles(reach, () => replaceDurably(beside, pem, { readersOf: agentFile }))
+  return relative(dirname(agentFile), beside)
 }
 
 /** The CT logs of every key that names `former` among them. */

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { type Document, parseDocument } from 'yaml'
 import { OperatorError } from '#alarms'
 import { type AdminAgent, HsmError } from '#hsm'
-import { type AgentReach, readAgentFile, withAdminAgent } from '../agents.ts'
+import { type AgentReach, onAgentFiles, readAgentFile, withAdminAgent } from '../agents.ts'
 import { replaceDurably } from '../durable-file.ts'
 import type { Installation } from './rotation.ts'
 import type { KeySide } from './facts.ts'
@@ -52,7 +52,9 @@ export function editAgentFile(reach: AgentReach, edit: (document: Document) => v
   edit(document)
   const after = document.toString({ lineWidth: 120 })
   // Its agent may be another user, who must be able to read it as before.
-  if (after !== before) replaceDurably(readAgentFile(reach).path, after, { sameReaders: true })
+  if (after === before) return
+  const { path } = readAgentFile(reach)
+  onAgentFiles(reach, () => replaceDurably(path, after, { readersOf: path }))
 }
 
 /** Puts a key in; an earlier entry of the name is replaced. Sockets that are for the former key are for it, too. */
@@ -112,5 +114,6 @@ export async function reload(admin: AdminAgent, needed: readonly string[]): Prom
 }
 
 function documentOf(reach: AgentReach): Document {
-  return parseDocument(readFileSync(readAgentFile(reach).path, 'utf8'))
+  const { path } = readAgentFile(reach)
+  return parseDocument(onAgentFiles(reach, () => readFileSync(path, 'utf8')))
 }

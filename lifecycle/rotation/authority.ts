@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { OperatorError } from '#alarms'
 import { BACKDATE_SECONDS, type TrustItem, type TrustItemKind } from '#trust-root'
 import { editAgentFile, keyIn, putKey, reachOf, reload, withSide } from './agent-file.ts'
-import { chainIn, chainOfFile, fromAgentFile, issuerHere, writeCertificate } from './certificates.ts'
+import { chainIn, chainOfFile, issuerHere, writeCertificate } from './certificates.ts'
 import { type Facts, formerKey, known } from './facts.ts'
 import { entryOf, nextFreeName, plannedLike, signerOf } from './keys.ts'
 import { inventoryOf, itemOfDer, wholeSeconds } from './publication.ts'
@@ -90,9 +90,7 @@ export const agentStep: Step = {
       ...options
     } = keyIn(reach, former.name)
     const issuerCertificate =
-      options['issuerCertificate'] === undefined
-        ? {}
-        : { issuerCertificate: fromAgentFile(installation, writeCertificate(rotation)) }
+      options['issuerCertificate'] === undefined ? {} : { issuerCertificate: writeCertificate(rotation) }
     editAgentFile(reach, (document) =>
       putKey(document, signer.name, { ...entryOf(signer), ...options, ...issuerCertificate }, former.name),
     )

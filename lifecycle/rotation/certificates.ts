@@ -5,7 +5,7 @@ import { OperatorError } from '#alarms'
 import type { AdminAgent } from '#hsm'
 import { issueRootCertificate } from '#hsm/ceremony'
 import { decodePem, encodePem, equalBytes, parseCertificate } from '#x509'
-import { readAgentFile } from '../agents.ts'
+import { onAgentFiles, readAgentFile } from '../agents.ts'
 import { answerRequest, encodeChain, readAnswer, requestCertificate } from '../ceremony/certificate-request.ts'
 import { replaceDurably } from '../durable-file.ts'
 import { editAgentFile, keysIn, putKey, reachOf, reload, withSide } from './agent-file.ts'
@@ -180,12 +180,17 @@ function onlyOf(pem: string): Uint8Array {
   return known(chainIn(pem)[0], 'certificate in the journal')
 }
 
-/** Writes the certificate of the new key where the agent looks for it. Returns its path below the data folder. */
+/** Writes the certificate of the new key; returns where the agent finds it, as agent.yaml has it: relative to its folder. */
 export function writeCertificate({ installation, facts }: Rotation): string {
-  const path = certificateFile(signerOf(facts).name)
-  const chain = chainIn(known(facts.chain, 'chain'))
-  replaceDurably(join(installation.dataDir, path), encodeChain(chain.slice(0, 1)))
-  return path
+  const { name } = signerOf(facts)
+  const pem = encodeChain(chainIn(known(facts.chain, 'chain')).slice(0, 1))
+  const path = join(installation.dataDir, certificateFile(name))
+  replaceDurably(path, pem)
+  const agentFile = readAgentFile(installation.agent).path
+  const beside = certificateBeside(installation, name)
+  if (beside === undefined) return relative(dirname(agentFile), path)
+  onAgentFiles(installation.agent, () => replaceDurably(beside, pem, { readersOf: agentFile }))
+  return relative(dirname(agentFile), beside)
 }
 
 /** Of an issuing CA's key, below the data folder. */
@@ -193,8 +198,7 @@ export function certificateFile(key: string): string {
   return `ca/${key}.pem`
 }
 
-/** A path as agent.yaml has it: relative to its folder. */
-export function fromAgentFile(installation: Installation, path: string): string {
-  const { path: agentFile } = readAgentFile(installation.agent)
-  return relative(dirname(agentFile), join(installation.dataDir, path))
+/** An agent on its own has no access to the data folder: its copy, absolute. */
+export function certificateBeside({ agent, agentApart }: Installation, key: string): string | undefined {
+  return agentApart ? join(dirname(readAgentFile(agent).path), `${key}.pem`) : undefined
 }

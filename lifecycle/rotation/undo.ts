@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import type { PendingSummary } from '#trust-root'
 import { encodePem } from '#x509'
+import { onAgentFiles } from '../agents.ts'
 import { dropKey, editAgentFile, keysIn, reachOf, reload, withSide } from './agent-file.ts'
-import { certificateFile, chainIn, chainOfFile } from './certificates.ts'
+import { certificateBeside, certificateFile, chainIn, chainOfFile } from './certificates.ts'
 import { type Facts, type KeySide, known, plannedKeys } from './facts.ts'
 import { issuingCaOf } from './issuing-ca.ts'
 import { destroyIfThere } from './keys.ts'
@@ -104,5 +105,9 @@ function removeFiles({ installation, facts }: Rotation): void {
   for (const file of [...files, ...(facts.requestFile === undefined ? [] : [facts.requestFile])]) {
     const path = join(installation.dataDir, file)
     if (existsSync(path)) rmSync(path)
+  }
+  for (const { planned } of plannedKeys(facts)) {
+    const copy = planned.side === 'services' ? certificateBeside(installation, planned.name) : undefined
+    if (copy !== undefined) onAgentFiles(installation.agent, () => rmSync(copy, { force: true }))
   }
 }

@@ -1,7 +1,7 @@
 /** The agent of an installation as production has it: a folder of its own, a process of its own, a socket for each role. */
 import {
-  chownSync,
   cpSync,
+  lchownSync,
   lstatSync,
   mkdirSync,
   readdirSync,
@@ -29,19 +29,23 @@ export interface Owner {
 
 /**
  * The agent's state, configuration and PIN go to `home`, and the server gets the sockets. `owner`: who runs it, with a copy
- * of the tokens that they can read; ourselves, with the tokens where they are, unless told. `certificatesPerMinute` is for
- * the issuing CA.
+ * of the tokens that they can read; ourselves, with the tokens where they are, unless told. `server`: who dials its sockets,
+ * ourselves unless told. `certificatesPerMinute` is for the issuing CA.
  */
 export function moveAgentOut(
   dataDir: string,
   home: string,
-  { owner, ...cap }: { readonly owner?: Owner; readonly certificatesPerMinute?: number } = {},
+  {
+    owner,
+    server: dials,
+    ...cap
+  }: { readonly owner?: Owner; readonly server?: Owner; readonly certificatesPerMinute?: number } = {},
 ): MovedAgent {
   const config = join(home, 'agent.yaml')
   const socketOf = (name: string) => join(home, `${name}.sock`)
   const file = join(dataDir, 'agent/online.yaml')
   const document = parse(readFileSync(file, 'utf8')) as { keys: Record<string, { issuerCertificate?: string }> }
-  const users = [process.getuid?.()]
+  const users = [dials?.uid ?? process.getuid?.()]
   mkdirSync(home)
   renameSync(join(dataDir, 'agent/online'), join(home, 'state'))
   renameSync(join(dataDir, 'hsm/chancery-online.pin'), join(home, 'online.pin'))
@@ -78,6 +82,6 @@ function copiedTokens(dataDir: string, home: string): string {
 
 /** A folder with all that is in it. */
 export function giveTo(path: string, owner: Owner): void {
-  chownSync(path, owner.uid, owner.gid)
+  lchownSync(path, owner.uid, owner.gid)
   if (lstatSync(path).isDirectory()) for (const name of readdirSync(path)) giveTo(join(path, name), owner)
 }

@@ -91,7 +91,7 @@ describe('the ceremony of docs/ceremonies.md', () => {
   test('it serves; cosign signs and verifies; the log has the transcript', async () => {
     stack = await serve(join(scratch, 'server/data'))
     await runBlocks(blocks.filter(({ state }) => state === 'serving'))
-    expect(said('ceremony log')).toMatch(/logged +index 0 of rekor-v1\.sig\.example\.test/)
+    expect(said('ceremony log')).toMatch(/logged +index 1 of rekor-v1\.sig\.example\.test/)
     const folder = join(scratch, 'cosign')
     mkdirSync(folder)
     const env = { HOME: folder, TUF_ROOT: join(folder, 'tuf') }

@@ -19,7 +19,7 @@ import { ctLogForCa } from './authorities.ts'
 import { issueTrial } from './ca-switch.ts'
 import { type LogConfig, parseConfig } from './config.ts'
 import { plannedConfiguration } from './configuration-change.ts'
-import type { FirstEntry } from './first-entry.ts'
+import type { FirstEntries } from './first-entry.ts'
 import type { Mount } from './listeners.ts'
 import { type LogServices, shardOf } from './log-services.ts'
 import { logNamed } from './log-verbs.ts'
@@ -36,7 +36,7 @@ export interface Succession {
   /** Serves it from now on. */
   readonly mount: (mount: Mount) => Promise<void>
   /** Called before clients reach the successor. */
-  readonly begin: FirstEntry
+  readonly begin: FirstEntries
   /** Called once the successor is in its place. */
   readonly changed: () => void
 }
@@ -110,7 +110,7 @@ async function switchShards(succession: Succession, former: OpenLog, wish: Wish)
     })
     // From here on the former tree must not grow, whatever happens: indexes are counted from its size.
     passing('configured', loaded.config)
-    await succession.begin(opened)
+    await succession.begin([opened])
     await join(parts, opened)
     services.joined(name, opened.config.name)
     return shardOf(opened)
@@ -167,7 +167,7 @@ async function switchService(
   passing('files-written', loaded.config)
   write()
   passing('configured', loaded.config)
-  await succession.begin(opened)
+  await succession.begin([opened])
   await mount(services.mount(opened))
   // Before the successor is found, since uploads are passed on from that moment.
   if (former.config.kind === 'rekor-v2') former.config.forwardUntil = forwardUntil(wish)

@@ -33,7 +33,7 @@ import { backupVerb, watchBackupAge } from './backup.ts'
 import { Canaries } from './canary.ts'
 import { canaryIdentity, canaryPartsOf } from './canary-bundle.ts'
 import { canaryVerbs } from './canary-verbs.ts'
-import { firstEntryOf } from './first-entry.ts'
+import { firstEntriesOf } from './first-entry.ts'
 import { kitVerb } from './kit-verb.ts'
 import { openAuthority, openTimestampAuthority } from './authorities.ts'
 import { tellOfCap } from './cap-alarm.ts'
@@ -439,9 +439,9 @@ async function listenAll(parts: Parts, logger: Logger, closers: (() => Promise<v
   })
   mounts.push(...services.mounts())
   parts.canaries?.connect(() => canaryPartsOf(parts, services, checks))
-  const begin = firstEntryOf(parts, checks, logger)
+  const begin = firstEntriesOf(parts, checks, logger)
   const hasSuccessor = (name: string) => config.logs.some(({ succeeds }) => succeeds === name)
-  await Promise.all(parts.logs.filter((open) => !hasSuccessor(open.config.name)).map(begin))
+  await begin(parts.logs.filter((open) => !hasSuccessor(open.config.name)))
   const listeners = new Listeners(resolve, logger)
   closers.push(async () => await listeners.close())
   await listeners.open(mounts)

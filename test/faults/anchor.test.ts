@@ -54,14 +54,15 @@ afterAll(async () => {
 
 describe('growth', () => {
   test('of each log gets to each anchor, and the cosignatures verify', async () => {
+    // The first one of each is the server's own.
     await grow()
     const sizes = await waitUntilAnchored()
-    expect(sizes).toEqual({ ct: 1, 'rekor-v1': 1, 'rekor-v2': 1 })
+    expect(sizes).toEqual({ ct: 2, 'rekor-v1': 2, 'rekor-v2': 2 })
     for (const log of LOGS) {
       const note = readFileSync(join(dataDir, 'anchors/lite', `${encodeURIComponent(originOf(log))}.note`), 'utf8')
-      expect(cosignedSize(note)).toBe(1)
+      expect(cosignedSize(note)).toBe(2)
       const kept = readFileSync(join(volume, `${encodeURIComponent(originOf(log))}.note`), 'utf8')
-      expect(kept.split('\n').slice(0, 2)).toEqual([originOf(log), '1'])
+      expect(kept.split('\n').slice(0, 2)).toEqual([originOf(log), '2'])
     }
   })
 
@@ -70,7 +71,7 @@ describe('growth', () => {
       const text = await (await fetch(`${stack.endpoints.rekorV2}/checkpoint`)).text()
       return text.trimEnd().split('\n').length === 7 ? text : undefined
     })
-    expect(cosignedSize(checkpoint)).toBe(1)
+    expect(cosignedSize(checkpoint)).toBe(2)
     const [text = '', lines = ''] = checkpoint.split('\n\n')
     const [first, second] = lines.split('\n').map((line) => Buffer.from(line.split(' ')[2] ?? '', 'base64').subarray(4))
     const message = Buffer.from(`${text}\n`)
@@ -126,7 +127,7 @@ test('an anchor that is away stops nothing: there is an alarm, and it catches up
   expect(logLines('"alarm":"anchor_stale"').some((line) => line.includes('.chancery-anchor'))).toBe(true)
   writeFileSync(join(volume, '.chancery-anchor'), '')
   await witness.start()
-  expect(await waitUntilAnchored()).toEqual({ ct: 4, 'rekor-v1': 4, 'rekor-v2': 4 })
+  expect(await waitUntilAnchored()).toEqual({ ct: 5, 'rekor-v1': 5, 'rekor-v2': 5 })
   await told('alarm is over')
 })
 
@@ -141,7 +142,7 @@ test('a required anchor that is away keeps the server from starting, and says so
   stack = await serve(dataDir)
   await grow()
   await witness.start()
-  expect(await waitUntilAnchored()).toEqual({ ct: 5, 'rekor-v1': 5, 'rekor-v2': 5 })
+  expect(await waitUntilAnchored()).toEqual({ ct: 6, 'rekor-v1': 6, 'rekor-v2': 6 })
 })
 
 describe('a machine rolled back with its data and its agent', () => {
@@ -175,10 +176,10 @@ describe('a machine rolled back with its data and its agent', () => {
     expect(refusals.map(({ status }) => status)).toEqual([503, 503, 503])
     expect(logLines('"alarm":"anchor_ahead"')).toHaveLength(3)
     expect(logLines('docs/runbook.md#anchor_ahead')).not.toHaveLength(0)
-    expect(await sizes()).toEqual({ ct: 5, 'rekor-v1': 5, 'rekor-v2': 5 })
+    expect(await sizes()).toEqual({ ct: 6, 'rekor-v1': 6, 'rekor-v2': 6 })
     const v1 = await fetch(`${stack.endpoints.rekorV1}/api/v1/log/entries?logIndex=2`)
     expect(v1.status).toBe(200)
-    expect(LOGS.map((log) => witness.held(witnessName(log))?.size)).toEqual([7, 7, 7])
+    expect(LOGS.map((log) => witness.held(witnessName(log))?.size)).toEqual([8, 8, 8])
   })
 
   test('and the agent, shown its own signature, refuses from then on without any anchor', async () => {
@@ -189,15 +190,15 @@ describe('a machine rolled back with its data and its agent', () => {
     expect(refusals.map(({ status }) => status)).toEqual([503, 503, 503])
     const said = (await runChancery(['status', '--data', dataDir, '--json'])).stdout
     const { agent } = JSON.parse(said) as { agent: { guards: { size: number; latched: string }[] } }
-    expect(agent.guards.map(({ size }) => size)).toEqual([5, 5, 5])
+    expect(agent.guards.map(({ size }) => size)).toEqual([6, 6, 6])
     for (const { latched } of agent.guards)
-      expect(latched).toMatch(/signed size 7 .* the agent's state was rolled back/)
+      expect(latched).toMatch(/signed size 8 .* the agent's state was rolled back/)
   })
 
   test('without an anchor is not noticed; the next anchor finds two histories', async () => {
     await rollBack([])
     for (let times = 0; times < 3; times++) await grow()
-    expect(await sizes()).toEqual({ ct: 8, 'rekor-v1': 8, 'rekor-v2': 8 })
+    expect(await sizes()).toEqual({ ct: 9, 'rekor-v1': 9, 'rekor-v2': 9 })
     await stack.stop()
     setAnchors(['witness', 'file'])
     stack = await serve(dataDir)

@@ -23,6 +23,7 @@ beforeAll(async () => {
   await initialise(dataDir)
   stack = await serve(dataDir)
   token = succeeded(await runChancery(['dev', 'token', '--data', dataDir, '--email', EMAIL])).stdout.trim()
+  // Beside the first one of each, which is the server's own.
   for (let n = 0; n < 5; n++) expect([await post('v1'), await post('v2'), await issue()]).toEqual([201, 201, 201])
 })
 
@@ -50,7 +51,7 @@ describe('fsck', () => {
       ['rekor-v1', 0],
       ['rekor-v2', 0],
     ])
-    expect(succeeded(await log('fsck', 'ct')).stdout).toMatch(/^ct: sound, 5 entries/)
+    expect(succeeded(await log('fsck', 'ct')).stdout).toMatch(/^ct: sound, 6 entries/)
     expect((await log('fsck', 'nobody')).status).toBe(EXIT.usage)
   })
 
@@ -97,7 +98,7 @@ describe('fsck', () => {
     writeFileSync(kept, await (await fetch(`${stack.endpoints.rekorV2}/checkpoint`)).text())
     succeeded(await log('fsck', 'rekor-v2', '--checkpoint', kept))
     const forged = join(scratch, 'forged.txt')
-    writeFileSync(forged, readFileSync(kept, 'utf8').replace('\n5\n', '\n4\n'))
+    writeFileSync(forged, readFileSync(kept, 'utf8').replace('\n6\n', '\n5\n'))
     expect(await log('fsck', 'rekor-v2', '--checkpoint', forged)).toMatchObject({
       status: EXIT.integrity,
       text: expect.stringContaining('docs/runbook.md#log_evidence'),
@@ -153,7 +154,7 @@ describe('adopt', () => {
     const newest = join(scratch, 'newest.txt')
     const dry = succeeded(await log('adopt', 'rekor-v2', '--dry-run', '--checkpoint', newest))
     expect(dry.stdout).toMatch(
-      /remembers 0 entries .* holds 6, all sound, and 1 checkpoint.* agree.*Nothing was changed/s,
+      /remembers 0 entries .* holds 7, all sound, and 1 checkpoint.* agree.*Nothing was changed/s,
     )
     const origins = Object.fromEntries(Object.entries(pinnedKeys(dataDir)).map(([name, { origin }]) => [name, origin]))
     for (const name of ['rekor-v1', 'rekor-v2', 'ct']) {
@@ -186,7 +187,7 @@ describe('freeze', () => {
     expect(verify('sha256', Buffer.from(`${text}\n`), { key: spkiDer, format: 'der', type: 'spki' }, signature)).toBe(
       true,
     )
-    expect(Number(text.split('\n')[1])).toBe(7 + statuses.filter((status) => status === 201).length)
+    expect(Number(text.split('\n')[1])).toBe(8 + statuses.filter((status) => status === 201).length)
 
     const answer = await send('v2')
     expect([answer.status, await answer.text()]).toEqual([

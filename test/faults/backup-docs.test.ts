@@ -50,7 +50,7 @@ test('the commands of a loss, one after the other', async () => {
   }
   const [dry, restore, status] = blocks.slice(2).map(({ script }) => script)
   expect((await shell(dry ?? 'false')).stderr).toMatch(/restore_behind_guard/)
-  expect((await shell(restore ?? 'false', { COPY: copy.url })).stdout).toMatch(/rekor-v2 +2 entries, 1 of them/)
+  expect((await shell(restore ?? 'false', { COPY: copy.url })).stdout).toMatch(/rekor-v2 +3 entries, 1 of them/)
   stack = await serve(dataDir)
   expect((await shell(status ?? 'false')).stdout).toMatch(/^ready: .*\brekor-v2\b/m)
 })

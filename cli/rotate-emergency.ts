@@ -52,7 +52,7 @@ function workScreen(kind: StandbyKind, { work }: PlannedEmergency, options: Emer
     '',
     'The agent of the services is not ours to change:',
     ...wrapped(work.why),
-    'If it is, name its file: --agent FILE. If not,',
+    'If it is, or as root, name its file: --agent FILE. If not,',
     'whoever may write its configuration puts this in, beside what is there:',
     '',
     ...work.lines,

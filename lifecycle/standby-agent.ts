@@ -1,5 +1,5 @@
 /** What an emergency changes in the serving agent: the standby token opened, its key beside the former, the former away. */
-import { dirname, join, relative, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Document, parseDocument } from 'yaml'
@@ -9,10 +9,10 @@ import { witnessOrigin } from '#tlog'
 import { actedAgent, type AgentReach, onAgentFiles, readAgentFile } from './agents.ts'
 import { replaceDurably } from './durable-file.ts'
 import { dropKey, editAgentFile, keyIn, putKey, reachOf, reload, withSide } from './rotation/agent-file.ts'
-import { certificateBeside } from './rotation/certificates.ts'
+import { certificateForAgent } from './rotation/certificates.ts'
 import type { Installation } from './rotation/rotation.ts'
 import { type EmergencyFacts, formerSigner } from './standby-facts.ts'
-import { readStandbyPlan, type StandbyAuthority, type StandbyMember, type StandbyPlan } from './standby-plan.ts'
+import { readStandbyPlan, type StandbyMember, type StandbyPlan } from './standby-plan.ts'
 
 /** The plan. Throws `standby_missing` where there is none. */
 export function planOf(dataDir: string): StandbyPlan {
@@ -50,7 +50,15 @@ export async function configureAgent(installation: Installation, { member, forme
     const own = { ...member.key, token }
     if (!('origin' in member)) {
       const certificate =
-        'issuerCertificate' in options ? { issuerCertificate: fromAgent(reach, installation, member) } : {}
+        'issuerCertificate' in options
+          ? {
+              issuerCertificate: certificateForAgent(
+                installation,
+                member.name,
+                join(installation.dataDir, member.certificate),
+              ),
+            }
+          : {}
       putKey(document, member.name, { ...options, ...own, ...certificate }, formerKey)
       return
     }
@@ -119,17 +127,6 @@ function withPin(reach: AgentReach, entry: TokenEntry, name: string): TokenEntry
   const pin = onAgentFiles(reach, () => readFileSync(entry.pinFile, 'utf8'))
   onAgentFiles(reach, () => replaceDurably(pinFile, pin, { ownerOf: socket }))
   return { ...entry, pinFile }
-}
-
-/** Its certificate as agent.yaml has it; a copy where the agent has no access to the data folder. */
-function fromAgent(reach: AgentReach, installation: Installation, { name, certificate }: StandbyAuthority): string {
-  const path = join(installation.dataDir, certificate)
-  const agentFile = readAgentFile(reach).path
-  const beside = certificateBeside(installation, name)
-  if (beside === undefined) return relative(dirname(agentFile), path)
-  const pem = readFileSync(path, 'utf8')
-  onAgentFiles(reach, () => replaceDurably(beside, pem, { readersOf: agentFile }))
-  return relative(dirname(agentFile), beside)
 }
 
 /** The CT logs of every key that names `former` among them. */

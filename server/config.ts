@@ -320,7 +320,7 @@ export function readCertificates({ resolve: at }: Pick<LoadedConfig, 'resolve'>,
   return decodePem(text, { labels: ['CERTIFICATE'], max: MOST_CERTIFICATES }).map(({ der }) => der)
 }
 
-/** Roots of a CT log: one more with each rotation of the CA's root, and none ever goes. */
+/** Roots of a CT log: one more with each rotation of the CA's root, and none that certified anything ever goes. */
 const MOST_CERTIFICATES = 1024
 
 function isWitnessKey(vkey: string): boolean {

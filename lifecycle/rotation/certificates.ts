@@ -183,12 +183,17 @@ function onlyOf(pem: string): Uint8Array {
 /** Writes the certificate of the new key; returns where the agent finds it, as agent.yaml has it: relative to its folder. */
 export function writeCertificate({ installation, facts }: Rotation): string {
   const { name } = signerOf(facts)
-  const pem = encodeChain(chainIn(known(facts.chain, 'chain')).slice(0, 1))
   const path = join(installation.dataDir, certificateFile(name))
-  replaceDurably(path, pem)
+  replaceDurably(path, encodeChain(chainIn(known(facts.chain, 'chain')).slice(0, 1)))
+  return certificateForAgent(installation, name, path)
+}
+
+/** Where the agent finds a certificate that the data folder has at `path`, as agent.yaml has it; it gets a copy where it needs one. */
+export function certificateForAgent(installation: Installation, key: string, path: string): string {
   const agentFile = readAgentFile(installation.agent).path
-  const beside = certificateBeside(installation, name)
+  const beside = certificateBeside(installation, key)
   if (beside === undefined) return relative(dirname(agentFile), path)
+  const pem = readFileSync(path, 'utf8')
   onAgentFiles(installation.agent, () => replaceDurably(beside, pem, { readersOf: agentFile }))
   return relative(dirname(agentFile), beside)
 }
